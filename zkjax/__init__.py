@@ -1,0 +1,65 @@
+"""Zero-knowledge proofs as a JAX transformation.
+
+``prove``, ``verify``, ``seal``, ``trace`` and ``provable`` are the public functions; ``fixed`` holds
+the numerics that provable programs are written with. Importing this package imports nothing else:
+each name is loaded when first used, so verification works in a process without JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zkjax import fixed
+    from zkjax.errors import VerificationError, ZkjaxError
+    from zkjax.program.statement import Statement
+    from zkjax.program.trace import trace
+    from zkjax.proof import Claims, Commitment, Proof
+    from zkjax.prove import provable, prove
+    from zkjax.seal import Sealed, seal
+    from zkjax.verify import verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Claims": "zkjax.proof",
+    "Commitment": "zkjax.proof",
+    "Proof": "zkjax.proof",
+    "Sealed": "zkjax.seal",
+    "Statement": "zkjax.program.statement",
+    "VerificationError": "zkjax.errors",
+    "ZkjaxError": "zkjax.errors",
+    "provable": "zkjax.prove",
+    "prove": "zkjax.prove",
+    "seal": "zkjax.seal",
+    "trace": "zkjax.program.trace",
+    "verify": "zkjax.verify",
+}
+
+__all__ = [
+    "Claims",
+    "Commitment",
+    "Proof",
+    "Sealed",
+    "Statement",
+    "VerificationError",
+    "ZkjaxError",
+    "fixed",
+    "provable",
+    "prove",
+    "seal",
+    "trace",
+    "verify",
+]
+
+
+def __getattr__(name: str):
+    if name == "fixed":
+        return importlib.import_module("zkjax.fixed")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zkjax' has no attribute {name!r}")
+    # Set last: importing zkjax.prove binds the submodule here, and the function must win.
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

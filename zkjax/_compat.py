@@ -1,0 +1,29 @@
+"""The few places where JAX versions differ, and the 64-bit scope. Nothing else imports private names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def x64():
+    """The 64-bit scope of JAX as a context manager; other code in the process is untouched."""
+    return jax.enable_x64(True)
+
+
+def cache_folder() -> Path:
+    """The per-user folder for compiled kernels (``ZKJAX_CACHE`` overrides it), mode 0700."""
+    root = os.environ.get("ZKJAX_CACHE")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = base if root else base / "zkjax"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def enable_kernel_cache() -> None:
+    """Keep compiled kernels between processes. Called by the command line and the tests, never on import."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "kernels"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

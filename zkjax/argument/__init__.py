@@ -1,0 +1,1 @@
+"""The argument system: transcript, sumcheck, lookups, pads, polynomial commitment, soundness budget."""

@@ -1,0 +1,369 @@
+"""ZK-Ligero: proximity, linear and product tests over several tableaux at once.
+
+Witness tableaux that share a code form a group: their rows count as rows of one tall tableau, with
+one proximity response, one linear response and one set of column indices. The linear statement is
+
+    sum over groups of <g (x) eq(r), V>  +  <a, pads>  +  known  =  0,
+
+multiplied by a fresh zeta; g weighs rows, r is the common point inside a row. The coefficient W-1
+of the linear response of a group is mu + its share of the sum, the pads' response sums to mu' plus
+theirs over H, and all mu sum to zero, so that only the total is revealed. The mu are committed
+before zeta is drawn, so a wrong total passes with probability 1/|E| only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zkjax.argument import merkle
+from zkjax.argument.budget import Profile, queries_for
+from zkjax.argument.code import Code, combine_rows
+from zkjax.argument.entropy import Entropy
+from zkjax.argument.tableau import Tableau, blind_interpolated
+from zkjax.argument.transcript import ProverTranscript, Transcript, VerifierTranscript
+from zkjax.errors import VerificationError
+from zkjax.field import extension as ext
+from zkjax.field import goldilocks as gl
+from zkjax.field import ntt
+from zkjax.field.scalar import Scalar
+
+
+@dataclass
+class Member:
+    """One tableau of a group: its name, root and number of rows; the prover also has the tableau."""
+
+    name: str
+    root: bytes
+    rows: int
+    tableau: Tableau | None = None
+
+
+@dataclass
+class Group:
+    """Witness tableaux of one code, their masks, and the linear functional g (x) eq(point)."""
+
+    code: Code
+    members: list[Member]
+    masks: Member
+    weights: np.ndarray | None = None  # (kappa, rows of all members)
+    point: np.ndarray | None = None  # (kappa, log_row), most significant first
+
+    @property
+    def rows(self) -> int:
+        return sum(m.rows for m in self.members)
+
+
+@dataclass
+class Pads:
+    """The pad tableau: ``rows`` E-valued rows, of which 3 * ``triples`` come first (x, y, xy)."""
+
+    code: Code
+    member: Member
+    rows: int
+    triples: int
+    weights: np.ndarray | None = None  # (kappa, rows, W)
+
+
+# Masks --------------------------------------------------------------------------------------
+
+
+def group_masks(code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
+    """(2 kappa, k + W - 1): a proximity mask (deg < k) and a linear mask with coefficient W-1 = mu."""
+    kappa = mu.kappa
+    rows = np.zeros((2, kappa, code.dimension + code.row - 1), dtype=np.uint64)
+    rows[0, :, : code.dimension] = entropy.field((kappa, code.dimension))
+    rows[1] = entropy.field(rows[1].shape)
+    rows[1, :, code.row - 1] = mu.array()
+    return rows.reshape(2 * kappa, -1)
+
+
+def pad_tableau_rows(
+    values: np.ndarray, code: Code, mu: Scalar, entropy: Entropy
+) -> np.ndarray:
+    """All F-rows of the pad tableau: pads (kappa, R, W) -> ((R + 3) kappa, 2k) coefficients.
+
+    The last three E-rows are masks: proximity, linear (sum over H equal to mu), product
+    ((X^W - 1) S). E-row i occupies F-rows kappa i to kappa i + kappa - 1.
+    """
+    kappa, r, w = values.shape
+    k = code.dimension
+    rows = np.zeros((r + 3, kappa, 2 * k), dtype=np.uint64)
+    flat = blind_interpolated(values.transpose(1, 0, 2).reshape(r * kappa, w), code, entropy)
+    rows[:r, :, :k] = flat.reshape(r, kappa, k)
+    rows[r, :, :k] = entropy.field((kappa, k))
+    linear = entropy.field((kappa, k + w - 1))
+    # The sum over H of X^j is W for j = 0 mod W and 0 otherwise; set coefficient 0 to reach mu.
+    others = gl.sum_mod(linear[:, w::w])
+    inverse_w = np.uint64(pow(w, gl.P - 2, gl.P))
+    linear[:, 0] = gl.sub(gl.mul(mu.array(), inverse_w), others)
+    rows[r + 1, :, : k + w - 1] = linear
+    s = entropy.field((kappa, 2 * k - 1 - w))
+    rows[r + 2, :, w : 2 * k - 1] = s
+    rows[r + 2, :, : 2 * k - 1 - w] = gl.sub(rows[r + 2, :, : 2 * k - 1 - w], s)
+    return rows.reshape((r + 3) * kappa, 2 * k)
+
+
+def split_mu(parts: int, kappa: int, entropy: Entropy) -> list[Scalar]:
+    """Random elements of E that sum to zero."""
+    head = entropy.scalars(parts - 1, kappa)
+    return [*head, -sum(head, Scalar.of(0, kappa))]
+
+
+# Shared by both halves ------------------------------------------------------------------------
+
+
+@dataclass
+class _Challenges:
+    rows: list[np.ndarray]  # per group (kappa, rows)
+    pad_rows: np.ndarray  # (kappa, R)
+    products: np.ndarray  # (kappa, triple rows)
+    zeta: Scalar
+
+
+def _squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> _Challenges:
+    return _Challenges(
+        [transcript.challenge_vector("row combiner", g.rows) for g in groups],
+        transcript.challenge_vector("pad row combiner", pads.rows),
+        transcript.challenge_vector("product combiner", pads.triples),
+        transcript.challenge("linear combiner"),
+    )
+
+
+def _indices(transcript: Transcript, code: Code, profile: Profile) -> np.ndarray:
+    return transcript.distinct_indices("columns", queries_for(code, profile), code.length)
+
+
+def _ext_rows(rows: np.ndarray, kappa: int) -> np.ndarray:
+    """(R kappa, k) F-rows of an E-valued tableau -> (kappa, R, k)."""
+    return rows.reshape(-1, kappa, rows.shape[1]).transpose(1, 0, 2)
+
+
+def reversed_eq(point: np.ndarray) -> np.ndarray:
+    """(kappa, W): rev(eq(r))_s = eq(r)_{W-1-s}, the weights of the linear test."""
+    from zkjax.field.multilinear import eq_vector
+
+    return eq_vector(point)[:, ::-1]
+
+
+def reversed_eq_at(point: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(kappa, t): the polynomial rev(eq(r)) at base points z, prod_b ((1 - r_b) z^(2^b) + r_b)."""
+    kappa, w = point.shape
+    result = ext.lift(np.ones_like(z), kappa)
+    power = z
+    one = ext.lift(np.ones(1, dtype=np.uint64), kappa)
+    for b in reversed(range(w)):
+        r = point[:, b : b + 1]
+        factor = ext.add(gl.mul(np.broadcast_to(ext.sub(one, r), result.shape), power[None]), r)
+        result = ext.mul(result, factor)
+        power = gl.mul(power, power)
+    return result
+
+
+# Prover -------------------------------------------------------------------------------------
+
+
+def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Product of polynomials over E given by coefficients (kappa, .), by transforms."""
+    kappa = a.shape[0]
+    size = a.shape[1] + b.shape[1] - 1
+    log_n = max(1, (size - 1).bit_length())
+    table = ntt.twiddles(log_n)
+
+    def values(p):
+        room = np.zeros((kappa, 1 << log_n), dtype=np.uint64)
+        room[:, : p.shape[1]] = p
+        return ntt.ntt(room, table)
+
+    product = ext.mul(values(a), values(b))[:, ntt.bit_reversal(log_n)]
+    return ntt.inverse_ntt(product)[:, :size]
+
+
+def prove(
+    transcript: ProverTranscript,
+    profile: Profile,
+    groups: Sequence[Group],
+    pads: Pads,
+) -> None:
+    """Write responses, indices' columns, nonces and paths."""
+    kappa = profile.kappa
+    challenges = _squeeze(transcript, groups, pads)
+    zeta = challenges.zeta.array()[:, None]
+    for group, u in zip(groups, challenges.rows, strict=True):
+        code = group.code
+        weights = np.concatenate([u, ext.mul(group.weights, zeta)])
+        total = np.zeros((2 * kappa, code.dimension), dtype=np.uint64)
+        start = 0
+        for member in group.members:
+            part = weights[:, start : start + member.rows]
+            total = gl.add(total, combine_rows(part, member.tableau.rows))
+            start += member.rows
+        masks = group.masks.tableau.rows.reshape(2, kappa, -1)
+        near = gl.add(total[:kappa], masks[0, :, : code.dimension])
+        linear = gl.add(_multiply(reversed_eq(group.point), total[kappa:]), masks[1])
+        transcript.write_field("proximity response", near)
+        transcript.write_field("linear response", linear)
+    _prove_pads(transcript, kappa, pads, challenges)
+    for group in groups:
+        indices = _indices(transcript, group.code, profile)
+        for member in [*group.members, group.masks]:
+            _write_columns(transcript, member, indices)
+    _write_columns(transcript, pads.member, _indices(transcript, pads.code, profile))
+
+
+def _prove_pads(transcript, kappa: int, pads: Pads, challenges: _Challenges) -> None:
+    code, r, t = pads.code, pads.rows, pads.triples
+    rows = _ext_rows(pads.member.tableau.rows, kappa)  # (kappa, R + 3, 2k)
+    k, w = code.dimension, code.row
+    near = rows[:, r, :k]
+    linear = rows[:, r + 1, : k + w - 1]
+    zeta = challenges.zeta.array()[:, None, None]
+    weights = ntt.inverse_ntt(ext.mul(pads.weights, zeta))  # A_i, coefficients
+    for i in range(r):
+        near = ext.add(near, ext.mul(challenges.pad_rows[:, i : i + 1], rows[:, i, :k]))
+        linear = ext.add(linear, _multiply(weights[:, i], rows[:, i, :k]))
+    quad = np.zeros((kappa, 2 * k - 1), dtype=np.uint64)
+    for i in range(t):
+        rho = challenges.products[:, i : i + 1]
+        product = _multiply(rows[:, i, :k], rows[:, t + i, :k])
+        product[:, :k] = ext.sub(product[:, :k], rows[:, 2 * t + i, :k])
+        quad = ext.add(quad, ext.mul(rho, product))
+    quad = ext.add(quad, rows[:, r + 2, : 2 * k - 1])
+    # Exact division by X^W - 1: c_j = c_{j-W} - q_j.
+    cofactor = np.zeros((kappa, 2 * k - 1 - w), dtype=np.uint64)
+    for j in range(cofactor.shape[1]):
+        before = cofactor[:, j - w] if j >= w else np.zeros(kappa, dtype=np.uint64)
+        cofactor[:, j] = gl.sub(before, quad[:, j])
+    transcript.write_field("pad proximity response", near)
+    transcript.write_field("pad linear response", linear)
+    transcript.write_field("product response", cofactor)
+
+
+def _write_columns(transcript, member: Member, indices: np.ndarray) -> None:
+    transcript.write_field("opened columns", member.tableau.columns(indices))
+    transcript.write("nonces", member.tableau.nonces[indices].tobytes())
+    transcript.write("merkle path", member.tableau.path(indices))
+
+
+# Verifier -----------------------------------------------------------------------------------
+
+
+def verify(
+    transcript: VerifierTranscript,
+    profile: Profile,
+    groups: Sequence[Group],
+    pads: Pads,
+    known: Scalar,
+) -> None:
+    """Check everything ``prove`` wrote; ``known`` is the public part of the linear statement."""
+    kappa = profile.kappa
+    challenges = _squeeze(transcript, groups, pads)
+    responses = []
+    total = known * challenges.zeta
+    for group in groups:
+        code = group.code
+        near = transcript.read_field("proximity response", (kappa, code.dimension))
+        linear = transcript.read_field("linear response", (kappa, code.dimension + code.row - 1))
+        total = total + Scalar.from_array(linear[:, code.row - 1])
+        responses.append((near, linear))
+    k, w = pads.code.dimension, pads.code.row
+    pad_near = transcript.read_field("pad proximity response", (kappa, k))
+    pad_linear = transcript.read_field("pad linear response", (kappa, k + w - 1))
+    cofactor = transcript.read_field("product response", (kappa, 2 * k - 1 - w))
+    total = total + Scalar.from_array(gl.sum_mod(pad_linear[:, ::w])) * w
+    opened = []
+    for group in groups:
+        indices = _indices(transcript, group.code, profile)
+        columns = [
+            _read_columns(transcript, member, rows, group.code.log_length, indices)
+            for member, rows in [
+                *((m, m.rows) for m in group.members),
+                (group.masks, 2 * kappa),
+            ]
+        ]
+        opened.append((ntt.domain(group.code.log_length)[indices], columns))
+    indices = _indices(transcript, pads.code, profile)
+    pad_columns = _read_columns(
+        transcript, pads.member, (pads.rows + 3) * kappa, pads.code.log_length, indices
+    )
+    transcript.finish()
+    if total:
+        raise VerificationError("linear test", "the constraints do not hold for the commitment")
+    for group, u, response, (z, columns) in zip(
+        groups, challenges.rows, responses, opened, strict=True
+    ):
+        _check_group(group, u, challenges.zeta, response, z, columns, kappa)
+    z = ntt.domain(pads.code.log_length)[indices]
+    _check_pads(pads, challenges, (pad_near, pad_linear, cofactor), z, pad_columns, kappa)
+
+
+def _read_columns(transcript, member: Member, rows: int, log_length: int, indices) -> np.ndarray:
+    columns = transcript.read_field("opened columns", (len(indices), rows))
+    nonces = transcript.read("nonces", 32 * len(indices))
+    where = [int(i) for i in indices]
+    needed = len(merkle.missing_siblings(where, log_length))
+    path = transcript.read("merkle path", 32 * needed)
+    leaves = {
+        index: merkle.leaf_digest(columns[i], nonces[32 * i : 32 * i + 32])
+        for i, index in enumerate(where)
+    }
+    merkle.check_paths(member.root, log_length, leaves, path)
+    return columns
+
+
+def _dot_columns(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """sum_i w_i column_i: (kappa, m) x (t, m) base -> (kappa, t)."""
+    return gl.sum_mod(gl.mul(weights[:, None, :], columns[None]))
+
+
+def _require_equal(name: str, left: np.ndarray, right: np.ndarray) -> None:
+    if not np.array_equal(left, right):
+        raise VerificationError(name, "a response disagrees with an opened column")
+
+
+def _check_group(group: Group, u, zeta: Scalar, response, z, columns, kappa: int) -> None:
+    near, linear = response
+    tall = np.concatenate(columns[:-1], axis=1)
+    masks = columns[-1].reshape(len(z), 2, kappa).transpose(1, 2, 0)
+    expected = gl.add(masks[0], _dot_columns(u, tall))
+    _require_equal("proximity test", ntt.evaluate(near, z), expected)
+    weights = ext.mul(group.weights, zeta.array()[:, None])
+    share = ext.mul(reversed_eq_at(group.point, z), _dot_columns(weights, tall))
+    _require_equal("linear test", ntt.evaluate(linear, z), gl.add(masks[1], share))
+
+
+def _lagrange_on_h(log_row: int, z: np.ndarray) -> np.ndarray:
+    """(t, W): l_j(z) = (z^W - 1) / W * omega^j / (z - omega^j), the basis on H at points off H."""
+    w = 1 << log_row
+    nodes = gl.powers(gl.root_of_unity(log_row), w)
+    vanishing = gl.sub(gl.power(z, w), np.ones_like(z))
+    factor = gl.mul(vanishing, np.uint64(pow(w, gl.P - 2, gl.P)))
+    quotient = gl.mul(nodes[None], gl.inverse(gl.sub(z[:, None], nodes[None])))
+    return gl.mul(factor[:, None], quotient)
+
+
+def _check_pads(pads: Pads, challenges: _Challenges, responses, z, columns, kappa: int) -> None:
+    near, linear, cofactor = responses
+    r, t = pads.rows, pads.triples
+    values = columns.reshape(len(z), r + 3, kappa).transpose(2, 1, 0)  # (kappa, R + 3, points)
+
+    def weighted(weights, rows):
+        return ext.sum_mod(ext.mul(weights[:, :, None], rows), axis=1)
+
+    expected = ext.add(values[:, r], weighted(challenges.pad_rows, values[:, :r]))
+    _require_equal("pad proximity test", ntt.evaluate(near, z), expected)
+    basis = _lagrange_on_h(pads.code.log_row, z)  # (points, W)
+    weights = ext.mul(pads.weights, challenges.zeta.array()[:, None, None])
+    expected = values[:, r + 1]
+    for i in range(r):
+        a = gl.sum_mod(gl.mul(weights[:, i][:, None, :], basis[None]))
+        expected = ext.add(expected, ext.mul(a, values[:, i]))
+    _require_equal("pad linear test", ntt.evaluate(linear, z), expected)
+    products = ext.sub(ext.mul(values[:, :t], values[:, t : 2 * t]), values[:, 2 * t : 3 * t])
+    expected = ext.add(values[:, r + 2], weighted(challenges.products, products))
+    vanishing = gl.sub(gl.power(z, pads.code.row), np.ones_like(z))
+    _require_equal(
+        "product test", ext.scale(ntt.evaluate(cofactor, z), vanishing), expected
+    )

@@ -1,0 +1,53 @@
+"""Every exception a user of zkjax can meet, each naming what to change."""
+
+from __future__ import annotations
+
+
+class ZkjaxError(Exception):
+    """Base class of all errors raised on purpose by zkjax."""
+
+
+class VerificationError(ZkjaxError):
+    """A proof was rejected.
+
+    Attributes:
+      check: the name of the check that failed, for example ``"merkle"`` or ``"linear test"``.
+      detail: what was seen.
+    """
+
+    def __init__(self, check: str, detail: str = ""):
+        super().__init__(f"{check}: {detail}" if detail else check)
+        self.check = check
+        self.detail = detail
+
+
+class TraceError(ZkjaxError):
+    """A function cannot be turned into a statement. ``where`` is the user's source line."""
+
+    def __init__(self, message: str, where: str = ""):
+        super().__init__(f"{message}\n  at {where}" if where else message)
+        self.where = where
+
+
+class UnsupportedPrimitiveError(TraceError):
+    """The function uses a JAX primitive that has no proving rule."""
+
+
+class ScaleError(TraceError):
+    """The number of fraction bits of a value cannot be inferred or is inconsistent."""
+
+
+class OverflowBoundError(TraceError):
+    """A value might exceed what fixed point holds exactly; it must be rounded earlier."""
+
+
+class ValueRangeError(ZkjaxError):
+    """A value left its declared range while the witness was computed."""
+
+
+class SealError(ZkjaxError):
+    """A sealed value cannot be opened: wrong shape, or no openings left."""
+
+
+class StatementError(ZkjaxError):
+    """A statement or claims file is malformed, or arguments do not fit the statement."""

@@ -1,0 +1,1 @@
+"""Goldilocks, its extensions, transforms and multilinear helpers, for NumPy and JAX arrays."""

@@ -1,0 +1,117 @@
+"""The JAX primitives behind ``zkjax.fixed``: exact float64 lowerings and batching rules.
+
+They are named ``zk_*``; ``program/rules/fixed.py`` says how each is proved. Derivatives are
+defined on the public functions (``rounding``, ``functions``), not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+
+def define(name: str, compute: Callable, shapes: Callable, batch: Callable) -> Primitive:
+    """A primitive with several results.
+
+    Args:
+      compute: the implementation, jittable.
+      shapes: (input avals, params) -> list of output shapes (all float64).
+      batch: the batching rule (primitive, args, dims, params) -> (outs, dims).
+    """
+    p = Primitive(name)
+    p.multiple_results = True
+    p.def_impl(compute)
+    p.def_abstract_eval(
+        lambda *avals, **params: [
+            ShapedArray(shape, jnp.float64) for shape in shapes(avals, params)
+        ]
+    )
+    mlir.register_lowering(p, mlir.lower_fun(compute, multiple_results=True))
+    batching.primitive_batchers[p] = lambda args, dims, **params: batch(p, args, dims, params)
+    return p
+
+
+def _elementwise_batch(p, args, dims, params):
+    """Bring all batch axes to the front and broadcast unbatched operands."""
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    moved = [
+        jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
+        for a, d in zip(args, dims, strict=True)
+    ]
+    out = p.bind(*moved, **params)
+    return out, [0] * len(out)
+
+
+def _round(x, *, fraction, bits):
+    del bits
+    return [jnp.floor(x * 2.0**fraction + 0.5) * 2.0**-fraction]
+
+
+round_p = define("zk_round", _round, lambda a, p: [a[0].shape], _elementwise_batch)
+
+
+def _lookup(x, *, table, in_fraction, out_fractions):
+    low = int(table.columns[0][0])
+    index = jnp.clip(x * 2.0**in_fraction - low, 0, table.rows - 1).astype(jnp.int32)
+    return [
+        jnp.asarray(column * 2.0**-fraction)[index]
+        for column, fraction in zip(table.columns[1:], out_fractions, strict=True)
+    ]
+
+
+lookup_p = define(
+    "zk_lookup",
+    _lookup,
+    lambda a, p: [a[0].shape] * len(p["out_fractions"]),
+    _elementwise_batch,
+)
+
+
+def _divide(n, d, *, fraction, bits):
+    """floor(n 2^f / d) exactly: the float64 quotient is corrected by its exact remainder."""
+    del bits
+    scaled = n * 2.0**fraction
+    safe = jnp.where(d > 0, d, 1.0)
+    q = jnp.floor(scaled / safe)
+    q = jnp.where(q * safe > scaled, q - 1, q)
+    q = jnp.where((q + 1) * safe <= scaled, q + 1, q)
+    return [jnp.where(d > 0, q, 0.0) * 2.0**-fraction]
+
+
+divide_p = define("zk_divide", _divide, lambda a, p: [a[1].shape], _elementwise_batch)
+
+
+def _rsqrt(x, *, fraction, bits):
+    """The largest y with x y^2 <= 1 at ``fraction`` bits."""
+    del bits
+    step = 2.0**-fraction
+    safe = jnp.where(x > 0, x, 1.0)
+    y = jnp.floor(2.0**fraction / jnp.sqrt(safe)) * step
+    y = jnp.where(safe * y * y > 1.0, y - step, y)
+    above = y + step
+    y = jnp.where(safe * above * above <= 1.0, above, y)
+    return [jnp.where(x > 0, y, 0.0)]
+
+
+rsqrt_p = define("zk_rsqrt", _rsqrt, lambda a, p: [a[0].shape], _elementwise_batch)
+
+
+def _onehot(index, *, n):
+    return [(index[..., None] == jnp.arange(n, dtype=index.dtype)).astype(jnp.float64)]
+
+
+onehot_p = define(
+    "zk_onehot", _onehot, lambda a, p: [(*a[0].shape, p["n"])], _elementwise_batch
+)
+
+
+def _max(x, *, bits):
+    del bits
+    return [jnp.max(x, axis=-1)]
+
+
+max_p = define("zk_max", _max, lambda a, p: [a[0].shape[:-1]], _elementwise_batch)

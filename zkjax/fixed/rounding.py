@@ -1,0 +1,88 @@
+"""Rounding, and conversion between stored integers and fixed-point values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zkjax.fixed.primitives import round_p
+
+
+class Format(NamedTuple):
+    """k * 2^-fraction with -2^(bits-1) <= k < 2^(bits-1). 16 bits cost one lookup, 32 cost two."""
+
+    fraction: int
+    bits: int
+
+
+_COTANGENT: ContextVar[Format] = ContextVar("cotangent", default=Format(20, 32))
+
+
+@contextlib.contextmanager
+def cotangent_format(fraction: int, bits: int) -> Iterator[None]:
+    """The format that backward passes traced in this scope round to (default 20 of 32 bits)."""
+    token = _COTANGENT.set(Format(fraction, bits))
+    try:
+        yield
+    finally:
+        _COTANGENT.reset(token)
+
+
+def current_cotangent_format() -> Format:
+    return _COTANGENT.get()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _round(x, format, cotangent):
+    return round_p.bind(x, fraction=format.fraction, bits=format.bits)[0]
+
+
+def _round_fwd(x, format, cotangent):
+    return _round(x, format, cotangent), None
+
+
+def _round_bwd(format, cotangent, _, ct):
+    return (_round(ct, cotangent, cotangent),)
+
+
+_round.defvjp(_round_fwd, _round_bwd)
+
+
+def round(x, fraction: int, bits: int = 32, *, cotangent: Format | None = None):
+    """Round to nearest (ties up) at ``fraction`` fraction bits: floor(x 2^f + 1/2) 2^-f.
+
+    Args:
+      x: float64 array.
+      fraction: fraction bits kept.
+      bits: the result must satisfy -2^(bits-1) <= y 2^f < 2^(bits-1); checked by every proof.
+      cotangent: the format its derivative is rounded to (default: ``cotangent_format``).
+    Returns:
+      The rounded array. Its VJP rounds the cotangent, so a backward pass stays in fixed point.
+    """
+    return _round(jnp.asarray(x), Format(fraction, bits), cotangent or _COTANGENT.get())
+
+
+def decode(stored, fraction: int):
+    """Stored integers as values: i * 2^-fraction, exact."""
+    return stored.astype(jnp.float64) * 2.0**-fraction
+
+
+def encode(x, fraction: int, dtype=jnp.int32):
+    """Values as stored integers: ``round`` to ``fraction`` bits, then i = x 2^fraction.
+
+    The result must fit the dtype; a proof checks that it does.
+    """
+    bits = jnp.iinfo(dtype).bits
+    return (round(x, fraction, bits) * 2.0**fraction).astype(dtype)
+
+
+def constant(value, fraction: int) -> np.ndarray:
+    """A real constant rounded to ``fraction`` bits, as float64."""
+    return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction

@@ -1,0 +1,309 @@
+"""Building programs: hash-consing, constant folding, bounds, range checks, normal form.
+
+Every variable has a structural hash (what it computes, not when it was traced). Operands of
+commutative operations are sorted by it, equal variables merge, and the finished program orders
+variables by (depth, hash), so the digest depends on the computation alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from zkjax.errors import OverflowBoundError, TraceError
+from zkjax.program.ops import RULES, Op, Shape
+from zkjax.program.program import Lookup, Port, Program
+from zkjax.program.tables import Table, range_table
+
+MAX_BOUND = 2**52
+
+DTYPE_RANGES = {
+    "bool": (0, 1),
+    "int8": (-(2**7), 2**7 - 1),
+    "uint8": (0, 2**8 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+    "uint16": (0, 2**16 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
+}
+
+
+def _hash(*parts) -> bytes:
+    data = json.dumps(parts, default=lambda b: b.hex() if isinstance(b, bytes) else int(b))
+    return hashlib.blake2s(data.encode(), digest_size=16).digest()
+
+
+class Builder:
+    """Collects operations and relations while a function is traced."""
+
+    def __init__(self):
+        self.ops: list[Op] = []
+        self.bounds: list[int] = []
+        self.hashes: list[bytes] = []
+        self.notes: dict[int, str] = {}
+        self.constants: list[np.ndarray] = []
+        self.lookups: list[tuple[int, Table, tuple[int, ...]]] = []  # (owner, table, vars)
+        self.zeros: list[tuple[int, int]] = []  # (owner, var)
+        self.carries = 0
+        self.where = ""
+        self._known: dict[bytes, int] = {}
+        self._relations: set = set()
+
+    def mark(self) -> tuple[int, int, int, int]:
+        """A point to roll back to."""
+        return len(self.ops), len(self.constants), len(self.lookups), len(self.zeros)
+
+    def rollback(self, mark: tuple[int, int, int, int]) -> None:
+        """Forget everything added since ``mark``."""
+        ops, constants, lookups, zeros = mark
+        for digest in self.hashes[ops:]:
+            self._known.pop(digest, None)
+        for var in range(ops, len(self.ops)):
+            self.notes.pop(var, None)
+        del self.ops[ops:], self.bounds[ops:], self.hashes[ops:]
+        del self.constants[constants:], self.lookups[lookups:], self.zeros[zeros:]
+        self._relations = {(o, t, v) for o, t, v in self.lookups}
+        self._relations |= set(self.zeros)
+
+    # Variables ------------------------------------------------------------------------------
+
+    def add(
+        self, kind: str, inputs: Sequence[int], shape: Shape, bound: int, *params, key=None
+    ) -> int:
+        """The variable ``kind(inputs)``; an existing one if it was already computed."""
+        if bound > MAX_BOUND:
+            raise OverflowBoundError(
+                f"a value of '{kind}' may reach {bound.bit_length()} bits and fixed point holds 52; "
+                "round an operand to fewer fraction bits with zkjax.fixed.round before this line",
+                self.where,
+            )
+        shape = tuple(int(n) for n in shape)
+        hashed = () if kind == "constant" else params
+        digest = _hash(kind, [self.hashes[i] for i in inputs], shape, hashed, key)
+        if digest in self._known:
+            var = self._known[digest]
+            self.bounds[var] = min(self.bounds[var], bound)
+            return var
+        var = len(self.ops)
+        self.ops.append(Op(kind, tuple(inputs), shape, tuple(params)))
+        self.bounds.append(int(bound))
+        self.hashes.append(digest)
+        self.notes[var] = f"{kind} at {self.where}" if self.where else kind
+        self._known[digest] = var
+        return var
+
+    def shape(self, var: int) -> Shape:
+        return self.ops[var].shape
+
+    def constant(self, values: np.ndarray) -> int:
+        """A public constant of int64; axes along which it does not vary become a broadcast."""
+        values = np.asarray(values, dtype=np.int64)
+        keep = [
+            a
+            for a in range(values.ndim)
+            if values.shape[a] > 1 and np.any(values != values.take([0], axis=a))
+        ]
+        core = values[tuple(slice(None) if a in keep else 0 for a in range(values.ndim))]
+        bound = int(np.abs(core).max(initial=0))
+        key = hashlib.blake2s(np.ascontiguousarray(core, dtype="<i8").tobytes()).digest()
+        before = len(self.ops)
+        var = self.add("constant", (), core.shape, bound, len(self.constants), key=key)
+        if len(self.ops) > before:
+            self.constants.append(core)
+            self.ops[var] = Op("constant", (), core.shape, (len(self.constants) - 1,))
+        if core.shape == values.shape:
+            return var
+        return self.broadcast(var, values.shape, keep)
+
+    def affine(
+        self, terms: Sequence[tuple[int, int]], offset: int = 0, bound: int | None = None
+    ) -> int:
+        """sum c_i x_i + offset, nested affine operations flattened, terms merged and sorted.
+
+        ``bound`` replaces the computed bound where a relation implies a better one.
+        """
+        merged: dict[int, int] = {}
+
+        def collect(var: int, c: int) -> int:
+            op = self.ops[var]
+            if op.kind == "affine":
+                inner = sum(
+                    collect(i, c * k) for i, k in zip(op.inputs, op.params[0], strict=True)
+                )
+                return inner + c * op.params[1]
+            merged[var] = merged.get(var, 0) + c
+            return 0
+
+        shape = self.shape(terms[0][0])
+        total_bound = abs(offset)
+        for var, c in terms:
+            total_bound += abs(c) * self.bounds[var]
+        offset = offset + sum(collect(var, c) for var, c in terms)
+        live = sorted(((v, c) for v, c in merged.items() if c), key=lambda t: self.hashes[t[0]])
+        if not live:
+            return self.constant(np.full(shape, offset))
+        if len(live) == 1 and live[0][1] == 1 and offset == 0:
+            return live[0][0]
+        flat_bound = abs(offset) + sum(abs(c) * self.bounds[v] for v, c in live)
+        return self.add(
+            "affine",
+            [v for v, _ in live],
+            shape,
+            min(total_bound, flat_bound) if bound is None else bound,
+            tuple(c for _, c in live),
+            offset,
+        )
+
+    def broadcast(self, var: int, shape: Shape, dims: Sequence[int]) -> int:
+        """Operand axis i becomes output axis dims[i]."""
+        inside = self.shape(var)
+        if tuple(shape) == inside and list(dims) == list(range(len(inside))):
+            return var
+        return self.add("broadcast", [var], shape, self.bounds[var], tuple(dims), inside)
+
+    def reshape(self, var: int, shape: Shape) -> int:
+        if tuple(shape) == self.shape(var):
+            return var
+        op = self.ops[var]
+        if op.kind == "reshape":
+            var = op.inputs[0]
+            if tuple(shape) == self.shape(var):
+                return var
+        return self.add("reshape", [var], shape, self.bounds[var], self.shape(var))
+
+    def transpose(self, var: int, permutation: Sequence[int]) -> int:
+        op = self.ops[var]
+        if op.kind == "transpose":
+            permutation = [op.params[0][p] for p in permutation]
+            var = op.inputs[0]
+        if list(permutation) == list(range(len(permutation))):
+            return var
+        inside = self.shape(var)
+        shape = tuple(inside[p] for p in permutation)
+        return self.add("transpose", [var], shape, self.bounds[var], tuple(permutation))
+
+    def sum(self, var: int, axes: Sequence[int]) -> int:
+        inside = self.shape(var)
+        axes = tuple(sorted(axes))
+        if not axes:
+            return var
+        shape = tuple(n for a, n in enumerate(inside) if a not in axes)
+        count = int(np.prod([inside[a] for a in axes], dtype=np.int64))
+        return self.add("sum", [var], shape, self.bounds[var] * count, axes, inside)
+
+    def multiply(self, x: int, y: int) -> int:
+        x, y = sorted((x, y), key=lambda v: self.hashes[v])
+        return self.add("multiply", [x, y], self.shape(x), self.bounds[x] * self.bounds[y])
+
+    # Relations ------------------------------------------------------------------------------
+
+    def lookup(self, table: Table, variables: Sequence[int], owner: int) -> None:
+        """Require that the variables are elementwise a row of the table."""
+        relation = (owner, table, tuple(variables))
+        if relation not in self._relations:
+            self._relations.add(relation)
+            self.lookups.append((owner, table, tuple(variables)))
+
+    def require_zero(self, var: int, owner: int) -> None:
+        if (owner, var) not in self._relations:
+            self._relations.add((owner, var))
+            self.zeros.append((owner, var))
+
+    def range_check(self, var: int, bits: int, owner: int, what: str = "") -> None:
+        """Require 0 <= var < 2^bits by 16-bit limbs; the lowest limb is virtual."""
+        note = what or self.notes.get(owner, "value")
+        self.notes[var] = note
+        if bits <= 16:
+            self.lookup(range_table(bits), [var], owner)
+            return
+        terms = [(var, 1)]
+        for i in range(1, -(-bits // 16)):
+            width = min(16, bits - 16 * i)
+            shift = 16 * i
+            limb = self.add("limb", [var], self.shape(var), (1 << width) - 1, shift, width)
+            self.notes[limb] = note
+            self.lookup(range_table(width), [limb], owner)
+            terms.append((limb, -(1 << shift)))
+        low = self.affine(terms, bound=(1 << 16) - 1)
+        self.notes[low] = note
+        self.lookup(range_table(16), [low], owner)
+
+    def signed_range_check(self, var: int, bits: int, owner: int, what: str = "") -> None:
+        """Require -2^(bits-1) <= var < 2^(bits-1)."""
+        shifted = self.affine([(var, 1)], 1 << (bits - 1), bound=min(MAX_BOUND, 1 << bits))
+        self.range_check(shifted, bits, owner, what)
+
+    # Finish ---------------------------------------------------------------------------------
+
+    def finish(self, inputs: list[Port], outputs: list[Port]) -> tuple[Program, list[int]]:
+        """Drop dead code and renumber: the program, and the old number of each carry kept.
+
+        Ports come with this builder's variable numbers.
+        """
+        live: set[int] = set()
+        stack = [p.var for p in [*outputs, *inputs]]
+        owned: dict[int, list[int]] = {}
+        for owner, _, variables in self.lookups:
+            owned.setdefault(owner, []).extend(variables)
+        for owner, var in self.zeros:
+            owned.setdefault(owner, []).append(var)
+        while stack:
+            var = stack.pop()
+            if var in live:
+                continue
+            live.add(var)
+            stack += self.ops[var].inputs
+            stack += owned.get(var, [])
+        depth: dict[int, int] = {}
+        for var in sorted(live):
+            depth[var] = 1 + max((depth[i] for i in self.ops[var].inputs), default=-1)
+        input_vars = [p.var for p in inputs]
+        order = input_vars + sorted(
+            live - set(input_vars), key=lambda v: (depth[v], self.hashes[v])
+        )
+        number = {v: i for i, v in enumerate(order)}
+        ops: list[Op] = []
+        constants: list[np.ndarray] = []
+        carries: list[int] = []
+        for var in order:
+            op = self.ops[var]
+            operands = tuple(number[i] for i in op.inputs)
+            params = op.params
+            if op.kind == "constant":
+                constants.append(self.constants[params[0]])
+                params = (len(constants) - 1,)
+            elif op.kind == "carry":
+                carries.append(params[0])
+                params = (len(carries) - 1,)
+            ops.append(Op(op.kind, operands, op.shape, params))
+        kept = [(t, vs) for owner, t, vs in self.lookups if owner in live]
+        hint_tables = {t for _, t, _ in self.lookups}
+        names = sorted({t for t, _ in kept}, key=lambda t: (-t.rows, t.width, t.digest))
+        index = {t: i for i, t in enumerate(names)}
+        for i, op in enumerate(ops):
+            if op.kind == "lookup":
+                table = next(t for t in hint_tables if t.digest.hex() == op.params[0])
+                ops[i] = Op(op.kind, op.inputs, op.shape, (index[table], op.params[1]))
+        lookups = sorted(
+            {Lookup(index[t], tuple(number[v] for v in vs)) for t, vs in kept},
+            key=lambda r: (r.table, r.vars),
+        )
+        zeros = sorted({number[v] for owner, v in self.zeros if owner in live})
+        program = Program(
+            ops,
+            constants,
+            names,
+            lookups,
+            zeros,
+            [replace(p, var=number[p.var]) for p in inputs],
+            [replace(p, var=number[p.var]) for p in outputs],
+            {number[v]: n for v, n in self.notes.items() if v in number},
+        )
+        unknown = {op.kind for op in ops} - set(RULES)
+        if unknown:
+            raise TraceError(f"internal: operations without a rule: {unknown}")
+        return program, carries

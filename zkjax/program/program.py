@@ -1,0 +1,141 @@
+"""Programs: the straight-line code of a statement, its normal form and its exact evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zkjax.errors import ValueRangeError
+from zkjax.program.ops import RULES, Op, Shape
+from zkjax.program.tables import Table
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The variables (one a column, equal shapes) are elementwise rows of table number ``table``."""
+
+    table: int
+    vars: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its variable, dtype, commitment (-1 if public) and name in the pytree."""
+
+    var: int
+    dtype: str
+    group: int
+    name: str
+
+    @property
+    def sealed(self) -> bool:
+        return self.group >= 0
+
+
+@dataclass
+class Program:
+    """Variables are numbered by their position in ``ops``; operands come before their uses.
+
+    ``zeros`` lists variables that must vanish everywhere. ``notes`` (not part of the statement) says
+    for a variable where it comes from, for messages.
+    """
+
+    ops: list[Op]
+    constants: list[np.ndarray]
+    tables: list[Table]
+    lookups: list[Lookup]
+    zeros: list[int]
+    inputs: list[Port]
+    outputs: list[Port]
+    notes: dict[int, str] = field(default_factory=dict)
+
+    def shape(self, var: int) -> Shape:
+        return self.ops[var].shape
+
+    @property
+    def advice(self) -> list[int]:
+        """The variables the prover commits besides private inputs and outputs."""
+        return [v for v, op in enumerate(self.ops) if RULES[op.kind].cls == "advice"]
+
+    def encode(self) -> bytes:
+        """The normal form as canonical bytes; the digest is a hash of them."""
+        header = {
+            "ops": [[op.kind, op.inputs, op.shape, op.params] for op in self.ops],
+            "constants": [c.shape for c in self.constants],
+            "tables": [[t.name, t.rows, t.width] for t in self.tables],
+            "lookups": [[r.table, r.vars] for r in self.lookups],
+            "zeros": self.zeros,
+            "inputs": [[p.var, p.dtype, p.group, p.name] for p in self.inputs],
+            "outputs": [[p.var, p.dtype, p.group, p.name] for p in self.outputs],
+        }
+        text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+        arrays = [*self.constants, *(c for t in self.tables for c in t.columns)]
+        data = [np.ascontiguousarray(a, dtype="<i8").tobytes() for a in arrays]
+        return b"".join([len(text).to_bytes(8, "little"), text, *data])
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.blake2s(self.encode(), person=b"zkj.stmt").digest()
+
+    def evaluate(
+        self, inputs: Sequence[np.ndarray], carries: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """Exact values of all variables as float64 integers.
+
+        Args:
+          inputs: one integer array an input port.
+          carries: values of the ``carry`` variables by number, from running the scans.
+        Raises:
+          ValueRangeError: a value is outside the table it is looked up in.
+        """
+        values: list[np.ndarray] = []
+        ports = {p.var: np.asarray(x) for p, x in zip(self.inputs, inputs, strict=True)}
+        for var, op in enumerate(self.ops):
+            if op.kind == "input":
+                value = ports[var].astype(np.float64)
+            elif op.kind == "constant":
+                value = self.constants[op.params[0]].astype(np.float64)
+            elif op.kind == "carry":
+                value = np.asarray(carries[op.params[0]], dtype=np.float64)
+            else:
+                operands = [values[i] for i in op.inputs]
+                extra = {"tables": self.tables} if op.kind == "lookup" else {}
+                value = RULES[op.kind].evaluate(op, *operands, **extra)
+            values.append(np.asarray(value, dtype=np.float64).reshape(op.shape))
+        self._check_lookups(values)
+        for var in self.zeros:
+            if np.any(values[var]):
+                raise ValueRangeError(f"{self._where(var)}: a relation of the program does not hold")
+        return values
+
+    def _where(self, var: int) -> str:
+        return self.notes.get(var, f"variable {var}")
+
+    def _check_lookups(self, values: list[np.ndarray]) -> None:
+        for lookup in self.lookups:
+            table = self.tables[lookup.table]
+            key = values[lookup.vars[0]]
+            low, high = int(table.columns[0][0]), int(table.columns[0][-1])
+            if key.size and (key.min() < low or key.max() > high):
+                raise ValueRangeError(
+                    f"{self._where(lookup.vars[0])}: value out of range: the check allows "
+                    f"[{low}, {high}] and saw [{int(key.min())}, {int(key.max())}] (in units of the "
+                    "last fraction bit, offset included); raise `bits` or lower `fraction` there"
+                )
+            for column, var in zip(table.columns[1:], lookup.vars[1:], strict=True):
+                expected = column[(key - low).astype(np.int64)]
+                if not np.array_equal(expected, values[var]):
+                    raise ValueRangeError(f"{self._where(var)}: not the table's value")
+
+    def multiplicities(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        """For each table how often each of its rows is looked up, as float64 (rows,)."""
+        counts = [np.zeros(t.rows) for t in self.tables]
+        for lookup in self.lookups:
+            table = self.tables[lookup.table]
+            index = (values[lookup.vars[0]] - float(table.columns[0][0])).astype(np.int64)
+            counts[lookup.table] += np.bincount(index.reshape(-1), minlength=table.rows)
+        return counts

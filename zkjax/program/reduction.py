@@ -1,0 +1,604 @@
+"""From "this program was executed" to linear claims on committed tensors, written once for both sides.
+
+1. Lookups: one LogUp tree over all lookers and tables; its leaf claims are two linear equations in
+   multilinear evaluations of the looked-up variables.
+2. Zero relations and outputs: a random evaluation of each.
+3. Claims travel from outputs to inputs. ``resolve`` pulls a functional through linear operations;
+   where it meets a product, its value is sent (padded) and becomes a claim; products of equal
+   depth are reduced together in one sumcheck.
+
+What remains are linear constraints over pads and functionals of committed tensors.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+
+from zkjax.argument import logup
+from zkjax.argument.layout import axis_logs, pad_values, padded_log
+from zkjax.argument.party import Expression, Party, Weights
+from zkjax.argument.rounds import ProductRounds
+from zkjax.argument.sumcheck import idle_factor, point_array, sumcheck
+from zkjax.argument.tensor_claims import Job, TensorRounds
+from zkjax.field import dense
+from zkjax.field import extension as ext
+from zkjax.field import goldilocks as gl
+from zkjax.field.multilinear import eq_vector, identity_at, indicator_at
+from zkjax.field.scalar import Scalar
+from zkjax.program.ops import RULES, ContractAxes, NotRankOne, Op
+from zkjax.program.program import Program
+
+
+@dataclass
+class Witness:
+    """What only the prover has: values of all variables and the multiplicities of the tables."""
+
+    values: list[np.ndarray]
+    multiplicities: list[np.ndarray]
+
+
+def tensor_ids(program: Program) -> dict[str, dict[int, int]]:
+    """Numbers of committed tensors: variables keep theirs, then multiplicities, then sealed outputs."""
+    base = len(program.ops)
+    after = base + len(program.tables)
+    return {
+        "multiplicity": {t: base + t for t in range(len(program.tables))},
+        "output": {i: after + i for i, p in enumerate(program.outputs) if p.sealed},
+    }
+
+
+def product_levels(program: Program) -> dict[int, int]:
+    """For every variable the number of product reductions a claim on it may have to wait for."""
+    level = [0] * len(program.ops)
+    for var in reversed(range(len(program.ops))):
+        op = program.ops[var]
+        step = 1 if RULES[op.kind].cls == "product" or op.kind == "reshape" else 0
+        for i in op.inputs:
+            level[i] = max(level[i], level[var] + step)
+    return dict(enumerate(level))
+
+
+@dataclass
+class _Instance:
+    """One product sumcheck: W(x) X(x) Y(x), with how to finish it at a point."""
+
+    var: int
+    num_vars: int
+    weight: object  # coordinates -> Scalar
+    factors: list[tuple[int, object]]  # (operand variable, coordinates -> weights)
+
+
+@dataclass
+class Reduction:
+    """State of one run of the three steps, in order; ``witness`` is None for the verifier and the planner."""
+
+    program: Program
+    party: Party
+    public: dict[int, np.ndarray]
+    public_outputs: dict[int, np.ndarray]
+    witness: Witness | None = None
+    claims: dict[int, list[tuple[Weights, Expression]]] = field(default_factory=dict)
+    _sent: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.kappa = self.party.kappa
+        self.one = Scalar.of(1, self.kappa)
+        self.ids = tensor_ids(self.program)
+        ops = self.program.ops
+        self.committed = {
+            v
+            for v, op in enumerate(ops)
+            if RULES[op.kind].cls == "advice" or (op.kind == "input" and v not in self.public)
+        }
+        self._public_only = []
+        for v, op in enumerate(ops):
+            linear = RULES[op.kind].cls == "linear"
+            known = v in self.public or (linear and all(self._public_only[i] for i in op.inputs))
+            self._public_only.append(known)
+
+    # Functionals ----------------------------------------------------------------------------
+
+    def _eq_weights(self, coordinates: np.ndarray, shape) -> Weights:
+        """eq at a point of a padded shape, one truncated vector an axis."""
+        out, start = [], 0
+        for n, log in zip(shape, axis_logs(shape), strict=True):
+            out.append(eq_vector(coordinates[:, start : start + log], n))
+            start += log
+        return tuple(out)
+
+    def _value(self, var: int, weights: Weights) -> Scalar:
+        values = self.witness.values[var]
+        return functional_value(values, weights, self.kappa)
+
+    def resolve(self, terms) -> Expression:
+        """sum of c <w, var> as an expression; claims on products are sent on the way."""
+        pending: dict[int, dict] = defaultdict(dict)
+        heap: list[int] = []
+
+        def push(var: int, weights: Weights, c: Scalar):
+            if var not in pending:
+                heapq.heappush(heap, -var)
+            key = tuple(map(id, weights))
+            entry = pending[var].get(key)
+            pending[var][key] = (weights, c if entry is None else entry[1] + c)
+
+        for var, weights, c in terms:
+            push(var, weights, c)
+        known, parts = Scalar.of(0, self.kappa), []
+        while heap:
+            var = -heapq.heappop(heap)
+            op = self.program.ops[var]
+            for weights, c in pending.pop(var).values():
+                if var in self.public:
+                    value = functional_value(self.public[var], weights, self.kappa)
+                    known = known + c * value
+                elif var in self.committed:
+                    parts.append((self.party.functional(var, weights), c))
+                elif RULES[op.kind].cls == "linear":
+                    try:
+                        pulled = RULES[op.kind].pull(op, weights, self.one)
+                    except NotRankOne:
+                        parts.append((self._claim(var, weights), c))
+                        continue
+                    for operand, inner, k in pulled:
+                        if operand is None:
+                            known = known + c * k
+                        else:
+                            push(op.inputs[operand], inner, c * k)
+                else:
+                    parts.append((self._claim(var, weights), c))
+        return self.party.tape.combine([*parts, (self.party.constant(known), 1)])
+
+    def _claim(self, var: int, weights: Weights) -> Expression:
+        """The (padded) value of a functional of a product, which a later level must justify."""
+        key = (var, *map(id, weights))
+        if key not in self._sent:
+            sent = self.party.send("claim", 1, lambda: [self._value(var, weights)])[0]
+            self.claims.setdefault(var, []).append((weights, sent))
+            self._sent[key] = sent
+        return self._sent[key]
+
+    # 1. Lookups -----------------------------------------------------------------------------
+
+    def lookups(self, grinding: int) -> None:
+        """Step 1; nothing to do for a program without lookups."""
+        if not self.program.lookups:
+            return
+        program, party, kappa = self.program, self.party, self.kappa
+        blocks = [padded_log(program.shape(r.vars[0])) for r in program.lookups]
+        blocks += [max(t.rows - 1, 0).bit_length() for t in program.tables]
+        slots, log_size = logup.layout(blocks)
+        party.grind(grinding)
+        alpha, beta = party.challenges("lookup challenge", 2)
+        tree = None
+        if self.witness is not None:
+            tree = logup.Tree(*self._leaves(slots, log_size, alpha, beta))
+        point, numerator, denominator = logup.reduce_tree(party, log_size, tree)
+        coordinates = point_array(point, kappa)
+        numerator_terms, known = [(numerator, self.one)], Scalar.of(0, kappa)
+        denominator_known, terms = self.one, []
+        cache: dict = {}
+        count = len(program.lookups)
+        for relation, slot in zip(program.lookups, slots[:count], strict=True):
+            shape = program.shape(relation.vars[0])
+            local = coordinates[:, len(point) - slot.log :]
+            if shape not in cache:
+                cache[shape] = self._eq_weights(local, shape), _indicator(local, shape)
+            weights, inside = cache[shape]
+            share = logup.slot_weight(slot, point, kappa)
+            known = known - share * inside
+            powers = logup.fingerprint_powers(beta, len(relation.vars))
+            tag = powers[-1] * (relation.table + 1)
+            denominator_known = denominator_known + share * inside * (alpha - 1 - tag)
+            for var, power in zip(relation.vars, powers, strict=False):
+                terms.append((var, weights, -(share * power)))
+        for t, (table, slot) in enumerate(zip(program.tables, slots[count:], strict=True)):
+            local = coordinates[:, len(point) - slot.log :]
+            share = logup.slot_weight(slot, point, kappa)
+            weights = self._eq_weights(local, (table.rows,))
+            multiplicity = party.functional(self.ids["multiplicity"][t], weights)
+            numerator_terms.append((multiplicity, share))
+            inside = Scalar.from_array(indicator_at(local, table.rows))
+            powers = logup.fingerprint_powers(beta, table.width)
+            row = powers[-1] * (t + 1) * inside
+            row = row + self._keys_at(table, local, inside)
+            for column, power in zip(table.columns[1:], powers[1:], strict=False):
+                value = functional_value(column.astype(np.float64), weights, kappa)
+                row = row + power * value
+            denominator_known = denominator_known + share * (inside * (alpha - 1) - row)
+        party.require_zero(party.tape.combine(numerator_terms) + known, "lookup numerator")
+        resolved = self.resolve(terms)
+        party.require_zero(denominator - resolved - denominator_known, "lookup denominator")
+
+    def _keys_at(self, table, local: np.ndarray, inside: Scalar) -> Scalar:
+        low = int(table.columns[0][0])
+        if table.rows == 1 << local.shape[1]:
+            return Scalar.from_array(identity_at(local)) + inside * low
+        weights = self._eq_weights(local, (table.rows,))
+        return functional_value(table.columns[0].astype(np.float64), weights, self.kappa)
+
+    def _leaves(self, slots, log_size: int, alpha: Scalar, beta: Scalar):
+        """Numerators and denominators of all leaves, (kappa, 2^log_size) each."""
+        program, kappa = self.program, self.kappa
+        numerators = np.zeros((kappa, 1 << log_size), dtype=np.uint64)
+        denominators = np.zeros((kappa, 1 << log_size), dtype=np.uint64)
+        denominators[0] = 1
+        count = len(program.lookups)
+        for relation, slot in zip(program.lookups, slots[:count], strict=True):
+            shape = program.shape(relation.vars[0])
+            columns = [self.witness.values[v] for v in relation.vars]
+            where = slice(slot.offset, slot.offset + (1 << slot.log))
+            numerator = pad_values(np.ones(shape)).reshape(-1)
+            fields = [gl.from_signed(pad_values(c).reshape(-1)) for c in columns]
+            f = _negated_fingerprint(fields, relation.table + 1, alpha, beta)
+            if padded_log(shape) and int(np.prod(shape)) != 1 << slot.log:
+                unit = ext.lift(np.ones(1 << slot.log, dtype=np.uint64), kappa)
+                f = np.where(numerator[None] != 0, f, unit)
+            numerators[0, where] = numerator.astype(np.uint64)
+            denominators[:, where] = f
+        for t, (table, slot) in enumerate(zip(program.tables, slots[count:], strict=True)):
+            where = slice(slot.offset, slot.offset + table.rows)
+            counts = gl.from_signed(self.witness.multiplicities[t])
+            numerators[0, where] = gl.neg(counts)
+            fields = [gl.from_signed(c) for c in table.columns]
+            denominators[:, where] = _negated_fingerprint(fields, t + 1, alpha, beta)
+        return numerators, denominators
+
+    # 2. Zeros and outputs -------------------------------------------------------------------
+
+    def outputs_and_zeros(self) -> None:
+        """Step 2: a random combination of random evaluations: zero relations, public and sealed outputs."""
+        program, party = self.program, self.party
+        cache: dict = {}
+        combiner = party.challenge("zero combiner")
+        power, terms, parts = self.one, [], []
+        known = Scalar.of(0, self.kappa)
+
+        def weights_for(shape) -> Weights:
+            if shape not in cache:
+                vector = party.challenges("zero point", padded_log(shape))
+                cache[shape] = self._eq_weights(point_array(vector, self.kappa), shape)
+            return cache[shape]
+
+        for var in program.zeros:
+            power = power * combiner
+            terms.append((var, weights_for(program.shape(var)), power))
+        for i, port in enumerate(program.outputs):
+            power = power * combiner
+            weights = weights_for(program.shape(port.var))
+            terms.append((port.var, weights, power))
+            if port.sealed:
+                parts.append((party.functional(self.ids["output"][i], weights), -power))
+            else:
+                value = functional_value(self.public_outputs[i], weights, self.kappa)
+                known = known - power * value
+        total = party.tape.combine([(self.resolve(terms), 1), *parts]) + known
+        party.require_zero(total, "outputs and zero relations")
+
+    # 3. Products ----------------------------------------------------------------------------
+
+    def products(self) -> None:
+        """Step 3: reduce claims on products, level by level."""
+        levels = product_levels(self.program)
+        depth = max(levels.values(), default=0)
+        for level in range(depth + 1):
+            atoms = sorted(v for v in self.claims if levels[v] == level)
+            if atoms:
+                self._reduce_level(atoms)
+
+    def _reduce_level(self, atoms: list[int]) -> None:
+        party, program, kappa = self.party, self.program, self.kappa
+        combiner, power = party.challenge("claim combiner"), self.one
+        instances: list[_Instance] = []
+        onehots: list[tuple[int, list]] = []
+        claim_parts = []
+        rounds = ProductRounds(3, kappa)
+        jobs: list[Job] = []
+        for var in atoms:
+            op = program.ops[var]
+            weighted = []
+            for weights, expression in self.claims[var]:
+                power = power * combiner
+                weighted.append((weights, power))
+                claim_parts.append((expression, power))
+            value = self._claimed_value(var, weighted)
+            if op.kind == "onehot":
+                onehots.append((var, weighted))
+                if self.witness is not None:
+                    jobs.append(self._onehot_job(var, op, weighted, value))
+                continue
+            build = {
+                "multiply": self._multiply_instance,
+                "contract": self._contract_instances,
+                "reshape": self._reshape_instance,
+            }[op.kind]
+            for instance, tables in build(var, op, weighted):
+                if self.witness is not None:
+                    ready = tables()
+                    claim = _table_sum(ready)
+                    rounds.add(len(instances), instance.num_vars, claim, lambda t=ready: t)
+                instances.append(instance)
+        sizes = [i.num_vars for i in instances]
+        sizes += [padded_log(program.shape(v)) for v, _ in onehots]
+        num_vars = max(sizes)
+        provers = []
+        if self.witness is not None:
+            provers = [rounds, TensorRounds(jobs, kappa)]
+        claim = party.tape.combine(claim_parts)
+        point, final = sumcheck(party, claim, num_vars, 3, provers, "product round")
+        coordinates = point_array(point, kappa)
+        finals = rounds.finals() if self.witness is not None else {}
+        onehot_finals = provers[1].finals() if provers else {}
+        total = [(final, self.one)]
+        for index, instance in enumerate(instances):
+            local = coordinates[:, num_vars - instance.num_vars :]
+            weight = instance.weight(local) * idle_factor(point, instance.num_vars, kappa)
+            product = self._finish_product(instance, local, finals.get(index))
+            total.append((product, -weight))
+        evaluations = []
+        for var, weighted in onehots:
+            size = padded_log(program.shape(var))
+            local = coordinates[:, num_vars - size :]
+            eq = self._eq_weights(local, program.shape(var))
+            weight = sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, kappa))
+            weight = weight * idle_factor(point, size, kappa)
+            sent = party.send("onehot claim", 1, lambda v=var: [onehot_finals[v]])[0]
+            total.append((sent, -weight))
+            evaluations.append((var, local, sent))
+        party.require_zero(party.tape.combine(total), "product sumcheck")
+        for evaluation in evaluations:
+            self._reduce_onehot(*evaluation)
+
+    def _claimed_value(self, var: int, weighted) -> Scalar | None:
+        if self.witness is None:
+            return None
+        zero = Scalar.of(0, self.kappa)
+        return sum(
+            (e.value * c for (_, c), (_, e) in zip(weighted, self.claims[var], strict=True)), zero
+        )
+
+    def _multiply_instance(self, var: int, op: Op, weighted):
+        logs = axis_logs(op.shape)
+
+        def tables():
+            weight = None
+            for weights, c in weighted:
+                term = _padded_kron(weights, logs, c)
+                weight = term if weight is None else ext.add(weight, term)
+            operands = [
+                ext.lift(gl.from_signed(pad_values(self.witness.values[i]).reshape(-1)), self.kappa)
+                for i in op.inputs
+            ]
+            return np.stack([weight, *operands])
+
+        def weight_at(local):
+            eq = self._eq_weights(local, op.shape)
+            return sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, self.kappa))
+
+        def eq(local):
+            return self._eq_weights(local, op.shape)
+
+        yield _Instance(var, sum(logs), weight_at, [(i, eq) for i in op.inputs]), tables
+
+    def _contract_instances(self, var: int, op: Op, weighted):
+        x, y = op.inputs
+        shapes = self.program.shape(x), self.program.shape(y)
+        axes = ContractAxes.of(op, len(shapes[0]), len(shapes[1]))
+        batch = [shapes[0][a] for a, _ in axes.batch]
+        inner = batch + [shapes[0][a] for a, _ in axes.summed]
+        logs = axis_logs(inner)
+        nb = len(batch)
+        x_order = [a for a, _ in axes.batch + axes.summed]
+        y_order = [b for _, b in axes.batch + axes.summed]
+        for weights, c in weighted:
+            wx = dict(zip(axes.x_free, weights[nb:], strict=False))
+            wy = dict(zip(axes.y_free, weights[nb + len(axes.x_free) :], strict=True))
+
+            def tables(weights=weights, c=c, wx=wx, wy=wy):
+                ones = [_ones(1 << log, self.kappa) for log in logs[nb:]]
+                weight = _padded_kron((*weights[:nb], *ones), logs, c)
+                left = self._partial(x, wx, x_order)
+                right = self._partial(y, wy, y_order)
+                return np.stack([weight, left, right])
+
+            def weight_at(local, weights=weights, c=c):
+                eq = self._eq_weights(local, tuple(inner))
+                return c * _inner(weights[:nb], eq[:nb])
+
+            def operand(local, free, order, rank):
+                eq = self._eq_weights(local, tuple(inner))
+                out = [free.get(a) for a in range(rank)]
+                for position, axis in enumerate(order):
+                    out[axis] = eq[position]
+                return tuple(out)
+
+            factors = [
+                (x, lambda p, f=wx: operand(p, f, x_order, len(shapes[0]))),
+                (y, lambda p, f=wy: operand(p, f, y_order, len(shapes[1]))),
+            ]
+            yield _Instance(var, sum(logs), weight_at, factors), tables
+
+    def _partial(self, var: int, free: dict[int, np.ndarray], order: list[int]) -> np.ndarray:
+        """Contract the free axes, order the rest, pad, flatten: (kappa, 2^n)."""
+        values = self.witness.values[var]
+        kept = [a for a in range(values.ndim) if a not in free]
+        if free:
+            bound = int(np.abs(values).max(initial=0))
+            result = dense.contract(values, free, bound)
+        else:
+            result = ext.lift(gl.from_signed(values), self.kappa)
+        permutation = [0] + [1 + kept.index(a) for a in order]
+        result = np.transpose(result, permutation)
+        widths = [(0, 0)] + [(0, (1 << log) - n) for n, log in
+                             zip(result.shape[1:], axis_logs(result.shape[1:]), strict=True)]
+        return np.pad(result, widths).reshape(self.kappa, -1)
+
+    def _reshape_instance(self, var: int, op: Op, weighted):
+        (in_shape,) = op.params
+        logs = axis_logs(in_shape)
+
+        def dense_weight():
+            total = None
+            for weights, c in weighted:
+                term = ext.mul(dense.kron(list(weights), self.kappa), c.array()[:, None])
+                total = term if total is None else ext.add(total, term)
+            return total.reshape(self.kappa, *in_shape)
+
+        def tables():
+            widths = [(0, 0)] + [(0, (1 << g) - n) for n, g in zip(in_shape, logs, strict=True)]
+            weight = np.pad(dense_weight(), widths).reshape(self.kappa, -1)
+            operand = gl.from_signed(pad_values(self.witness.values[op.inputs[0]]).reshape(-1))
+            return np.stack([weight, ext.lift(operand, self.kappa), _ones(operand.size, self.kappa)])
+
+        def weight_at(local):
+            eq = self._eq_weights(local, in_shape)
+            return Scalar.from_array(
+                ext.dot(dense_weight().reshape(self.kappa, -1), dense.kron(list(eq), self.kappa))
+            )
+
+        def eq(local):
+            return self._eq_weights(local, in_shape)
+
+        yield _Instance(var, sum(logs), weight_at, [(op.inputs[0], eq)]), tables
+
+    def _finish_product(self, instance: _Instance, local: np.ndarray, finals) -> Expression:
+        """The product of the factors' values at the point, each tied to its variable."""
+        party = self.party
+        if len(instance.factors) == 1:
+            var, weights = instance.factors[0]
+            return self.resolve([(var, weights(local), self.one)])
+        (x, x_weights), (y, y_weights) = instance.factors
+        if self._public_only[x] or self._public_only[y]:
+            if not self._public_only[x]:
+                x, y, x_weights, y_weights = y, x, y_weights, x_weights
+            scale = self.resolve([(x, x_weights(local), self.one)]).known
+            return self.resolve([(y, y_weights(local), self.one)]) * scale
+        left, right, product = party.send_product("factors", lambda: (finals[1], finals[2]))
+        party.require_zero(left - self.resolve([(x, x_weights(local), self.one)]), "factor")
+        party.require_zero(right - self.resolve([(y, y_weights(local), self.one)]), "factor")
+        return product
+
+    # Onehot ---------------------------------------------------------------------------------
+
+    def _onehot_job(self, var: int, op: Op, weighted, value: Scalar) -> Job:
+        logs = axis_logs(op.shape)
+        high_logs, low = logs[:-1], logs[-1]
+        index = np.argmax(self.witness.values[var], axis=-1)
+        claims, lows = [], {}
+        for weights, c in weighted:
+            last = lows.setdefault(id(weights[-1]), dense.pad_to(weights[-1], 1 << low))
+            claims.append((c, _padded_kron(weights[:-1], high_logs, self.one), last))
+        matrix = _Onehot(index, high_logs, low)
+        return Job(var, sum(high_logs), low, matrix, claims, value)
+
+    def _reduce_onehot(self, var: int, local: np.ndarray, claim: Expression) -> None:
+        """claim = sum_t eq(r, t) prod_b (bit_b(t) s_b + (1 - bit_b(t)) (1 - s_b)) over the indices t."""
+        party, kappa, op = self.party, self.kappa, self.program.ops[var]
+        shape = op.shape[:-1]
+        logs = axis_logs(shape)
+        size = sum(logs)
+        bits = op.inputs
+        eq_index = self._eq_weights(local[:, :size], shape)
+        digits = [Scalar.from_array(local[:, size + len(bits) - 1 - b]) for b in range(len(bits))]
+        degree = len(bits) + 1
+        provers = []
+        if self.witness is not None:
+            tables = [_padded_kron(eq_index, logs, self.one)]
+            for b, s in zip(bits, digits, strict=True):
+                v = gl.from_signed(pad_values(self.witness.values[b]).reshape(-1))
+                scaled = gl.mul((2 * s - 1).array()[:, None], v[None])
+                tables.append(ext.add(scaled, (1 - s).array()[:, None]))
+            rounds = ProductRounds(degree, kappa)
+            rounds.add(var, size, claim.value, lambda: np.stack(tables))
+            provers = [rounds]
+        point, final = sumcheck(party, claim, size, degree, provers, "onehot round")
+        coordinates = point_array(point, kappa)
+        eq = self._eq_weights(coordinates, shape)
+        product = None
+        for b, s in zip(bits, digits, strict=True):
+            value = self.resolve([(b, eq, self.one)])
+            factor = party.tape.combine([(value, 2 * s - 1), (party.constant(1), 1 - s)])
+            product = factor if product is None else party.multiply("onehot factor", product, factor)
+        party.require_zero(
+            party.tape.combine([(final, 1), (product, -_inner(eq_index, eq))]), "onehot sumcheck"
+        )
+
+
+class _Onehot:
+    """The matrix [index_t == j] for ``TensorRounds``, kept as its indices."""
+
+    def __init__(self, index: np.ndarray, high_logs, low: int):
+        positions = np.arange(1 << sum(high_logs)).reshape([1 << log for log in high_logs])
+        self._where = positions[tuple(slice(0, n) for n in index.shape)].reshape(-1)
+        self._index, self._size, self._low = index.reshape(-1), positions.size, low
+
+    def right(self, low: np.ndarray) -> np.ndarray:
+        out = np.zeros((low.shape[0], self._size), dtype=np.uint64)
+        out[:, self._where] = low[:, self._index]
+        return out
+
+    def left(self, high: np.ndarray) -> np.ndarray:
+        values = high[:, self._where]
+        halves = []
+        for part in (values & np.uint64(0xFFFFFFFF), values >> np.uint64(32)):
+            total = np.zeros((high.shape[0], 1 << self._low), dtype=np.uint64)
+            for k in range(high.shape[0]):
+                np.add.at(total[k], self._index, part[k])
+            halves.append(total)
+        return gl.add(halves[0], gl.mul(halves[1], np.uint64(1 << 32)))
+
+
+def functional_value(values: np.ndarray, weights: Weights, kappa: int) -> Scalar:
+    """<w_1 (x) ... (x) w_k, values> for float64 integers."""
+    if not weights:
+        return Scalar.of(int(values), kappa)
+    bound = int(np.abs(values).max(initial=0))
+    return Scalar.from_array(dense.contract(values, dict(enumerate(weights)), bound))
+
+
+def _inner(a: Weights, b: Weights) -> Scalar:
+    """prod_axis <a_axis, b_axis>."""
+    values = [Scalar.from_array(ext.dot(x, y)) for x, y in zip(a, b, strict=True)]
+    return reduce(lambda x, y: x * y, values) if values else 1
+
+
+def _indicator(local: np.ndarray, shape) -> Scalar:
+    """The extension of "inside the logical shape" at a point of the padded shape."""
+    result, start = Scalar.of(1, local.shape[0]), 0
+    for n, log in zip(shape, axis_logs(shape), strict=True):
+        result = result * Scalar.from_array(indicator_at(local[:, start : start + log], n))
+        start += log
+    return result
+
+
+def _ones(n: int, kappa: int) -> np.ndarray:
+    return ext.lift(np.ones(n, dtype=np.uint64), kappa)
+
+
+def _padded_kron(weights: Weights, logs, c: Scalar) -> np.ndarray:
+    padded = [dense.pad_to(w, 1 << log) for w, log in zip(weights, logs, strict=True)]
+    if not padded:
+        return c.array()[:, None]
+    padded[0] = ext.mul(padded[0], c.array()[:, None])
+    return dense.kron(padded, c.kappa)
+
+
+def _table_sum(tables: np.ndarray) -> Scalar:
+    product = reduce(ext.mul, tables)
+    return Scalar.from_array(ext.sum_mod(product))
+
+
+def _negated_fingerprint(columns, tag: int, alpha: Scalar, beta: Scalar) -> np.ndarray:
+    """alpha - v_1 - beta v_2 - ... - beta^w tag: (kappa, n)."""
+    powers = logup.fingerprint_powers(beta, len(columns))
+    base = (alpha - powers[-1] * tag).array()[:, None]
+    total = np.broadcast_to(base, (base.shape[0], len(columns[0]))).copy()
+    total[0] = gl.sub(total[0], columns[0])
+    for column, power in zip(columns[1:], powers[1:], strict=False):
+        total = ext.sub(total, gl.mul(power.array()[:, None], column[None]))
+    return total

@@ -1,0 +1,129 @@
+"""add, sub, mul, neg, scaling by constants, powers, conversions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zkjax.errors import ScaleError
+from zkjax.program.tracing import HINTS, Sym, Tracer, dyadic, primitive
+
+
+@primitive("add", "add_any")
+def _add(t: Tracer, eqn, x, y):
+    return [t.add([(x, 1), (y, 1)])]
+
+
+@primitive("sub")
+def _sub(t: Tracer, eqn, x, y):
+    return [t.add([(x, 1), (y, -1)])]
+
+
+@primitive("neg")
+def _neg(t: Tracer, eqn, x):
+    return [t.add([(x, -1)])]
+
+
+def scale(t: Tracer, x: Sym, constant: float) -> Sym:
+    """x times one dyadic number; powers of two move the point and cost nothing."""
+    k, fraction = dyadic(np.asarray(constant), t.where)
+    k = int(k)
+    if k == 0:
+        return Sym(t.builder.constant(np.zeros(t.builder.shape(x.var), np.int64)), x.fraction)
+    shift = (k & -k).bit_length() - 1
+    k, fraction = k >> shift, fraction - shift
+    total = x.fraction + fraction
+    if total < 0:
+        k, total = k << -total, 0
+    return Sym(t.builder.affine([(x.var, k)]), total)
+
+
+@primitive("mul")
+def _mul(t: Tracer, eqn, x, y):
+    if isinstance(x, np.ndarray):
+        x, y = y, x
+    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
+        return [scale(t, x, float(y.reshape(-1)[0]))]
+    x, y = t.sym(x), t.sym(y)
+    return [Sym(t.builder.multiply(x.var, y.var), x.fraction + y.fraction)]
+
+
+@primitive("square")
+def _square(t: Tracer, eqn, x):
+    return [Sym(t.builder.multiply(x.var, x.var), 2 * x.fraction)]
+
+
+@primitive("integer_pow")
+def _integer_pow(t: Tracer, eqn, x):
+    exponent = eqn.params["y"]
+    if exponent < 1:
+        raise ScaleError(
+            "negative powers are not exact; use zkjax.fixed.reciprocal or zkjax.fixed.divide",
+            t.where,
+        )
+    result = x
+    for _ in range(exponent - 1):
+        result = Sym(t.builder.multiply(result.var, x.var), result.fraction + x.fraction)
+    return [result]
+
+
+@primitive("div")
+def _div(t: Tracer, eqn, x, y):
+    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
+        divisor = float(y.reshape(-1)[0])
+        if divisor and np.frexp(abs(divisor))[0] == 0.5:
+            return [scale(t, x, 1.0 / divisor)]
+        raise ScaleError(
+            f"division by {divisor} is not exact; multiply by "
+            f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
+            t.where,
+        )
+    raise ScaleError("division is not exact; use zkjax.fixed.divide(x, y, fraction=...)", t.where)
+
+
+@primitive("convert_element_type")
+def _convert(t: Tracer, eqn, x):
+    new = np.dtype(eqn.params["new_dtype"])
+    if new == np.float64:
+        return [x]
+    if np.issubdtype(new, np.integer) or new == bool:
+        if x.fraction != 0:
+            raise ScaleError(
+                f"conversion to {new} of a value with {x.fraction} fraction bits drops them; "
+                "use zkjax.fixed.encode(x, fraction=...)",
+                t.where,
+            )
+        return [x]
+    raise ScaleError(
+        f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64)", t.where
+    )
+
+
+@primitive("copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient")
+def _identity(t: Tracer, eqn, *xs):
+    return list(xs)
+
+
+HINTS.update(
+    {
+        "exp": "use zkjax.fixed.exp (or fixed.softmax), which is a table lookup",
+        "log": "use zkjax.fixed.log, which is a table lookup",
+        "tanh": "use zkjax.fixed.lookup with a table of your function",
+        "logistic": "use zkjax.fixed.silu, or zkjax.fixed.lookup with a table of your function",
+        "erf": "use zkjax.fixed.lookup with a table of your function",
+        "rsqrt": "use zkjax.fixed.rsqrt",
+        "sqrt": "multiply by zkjax.fixed.rsqrt",
+        "pow": "use x * x, or zkjax.fixed.lookup with a table",
+        "reduce_max": "use zkjax.fixed.max",
+        "argmax": "use zkjax.fixed.max, or compute it outside the proof",
+        "floor": "use zkjax.fixed.round",
+        "round": "use zkjax.fixed.round",
+        "while": "use jax.lax.scan, or fori_loop with constant bounds",
+        "cond": "use jnp.where; both branches are proved",
+        "gather": "index with constants, or select rows with zkjax.fixed.onehot(i, n) @ table",
+        "scatter-add": "use zkjax.fixed.onehot(i, n).T @ updates",
+        "sort": "sorting has no proving rule",
+        "cos": "tables of cos and sin are constants: compute them outside the traced function",
+        "sin": "tables of cos and sin are constants: compute them outside the traced function",
+        "random_bits": "draw random numbers outside the step and pass them as an input",
+    }
+)

@@ -1,0 +1,143 @@
+"""Comparisons, select, max, min, abs, through one committed bit each: b = [x >= 0]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zkjax.program.tables import range_table
+from zkjax.program.tracing import Sym, Tracer, primitive
+
+
+def nonnegative(t: Tracer, x: Sym) -> Sym:
+    """The bit [x >= 0]. Unique: x + (1 - b) 2^w must lie in [0, 2^w) where |x| < 2^w."""
+    b = t.builder
+    width = t.bits_of(x.var)
+    bit = b.add("nonnegative", [x.var], b.shape(x.var), 1)
+    b.lookup(range_table(1), [bit], bit)
+    shifted = b.affine([(x.var, 1), (bit, -(1 << width))], 1 << width)
+    b.range_check(shifted, width, bit, b.notes[bit])
+    return Sym(bit, 0)
+
+
+def negated(t: Tracer, bit: Sym) -> Sym:
+    """1 - bit."""
+    return Sym(t.builder.affine([(bit.var, -1)], 1, bound=1), 0)
+
+
+def positive(t: Tracer, x: Sym) -> Sym:
+    """The bit [x > 0] = 1 - [-x >= 0]."""
+    return negated(t, nonnegative(t, t.add([(x, -1)])))
+
+
+@primitive("ge")
+def _ge(t: Tracer, eqn, x, y):
+    return [nonnegative(t, t.add([(x, 1), (y, -1)]))]
+
+
+@primitive("le")
+def _le(t: Tracer, eqn, x, y):
+    return [nonnegative(t, t.add([(y, 1), (x, -1)]))]
+
+
+@primitive("gt")
+def _gt(t: Tracer, eqn, x, y):
+    return [positive(t, t.add([(x, 1), (y, -1)]))]
+
+
+@primitive("lt")
+def _lt(t: Tracer, eqn, x, y):
+    return [positive(t, t.add([(y, 1), (x, -1)]))]
+
+
+@primitive("eq")
+def _eq(t: Tracer, eqn, x, y):
+    """[x >= y] [y >= x]."""
+    difference = t.add([(x, 1), (y, -1)])
+    up, down = nonnegative(t, difference), nonnegative(t, t.add([(difference, -1)]))
+    return [Sym(t.builder.multiply(up.var, down.var), 0)]
+
+
+@primitive("ne")
+def _ne(t: Tracer, eqn, x, y):
+    return [negated(t, _eq(t, eqn, x, y)[0])]
+
+
+@primitive("not")
+def _not(t: Tracer, eqn, x):
+    return [negated(t, x)]
+
+
+@primitive("and")
+def _and(t: Tracer, eqn, x, y):
+    x, y = t.sym(x), t.sym(y)
+    return [Sym(t.builder.multiply(x.var, y.var), 0)]
+
+
+@primitive("or")
+def _or(t: Tracer, eqn, x, y):
+    x, y = t.sym(x), t.sym(y)
+    both = t.builder.multiply(x.var, y.var)
+    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -1)], bound=1), 0)]
+
+
+def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndarray, shape) -> Sym:
+    """if_zero + bit (if_one - if_zero)."""
+    b = t.builder
+    one, zero = t.sym(if_one, shape), t.sym(if_zero, shape)
+    (one_var, zero_var), fraction = t.aligned(one, zero)
+    bound = max(b.bounds[one_var], b.bounds[zero_var])
+    gap = b.affine([(one_var, 1), (zero_var, -1)])
+    chosen = b.multiply(bit.var, gap)
+    return Sym(b.affine([(zero_var, 1), (chosen, 1)], bound=bound), fraction)
+
+
+@primitive("select_n")
+def _select(t: Tracer, eqn, predicate, *cases):
+    shape = eqn.outvars[0].aval.shape
+    if len(cases) == 1:
+        return [cases[0]]
+    if isinstance(predicate, np.ndarray):
+        mask = np.broadcast_to(predicate, shape).astype(np.int64)
+        if not mask.any():
+            return [cases[0]]
+        if mask.all():
+            return [cases[1]]
+        bit = Sym(t.builder.constant(mask), 0)
+    else:
+        bit = predicate
+        if t.builder.shape(bit.var) != tuple(shape):
+            bit = Sym(t.builder.broadcast(bit.var, shape, []), 0)
+    return [choose(t, bit, cases[1], cases[0], shape)]
+
+
+@primitive("max")
+def _max(t: Tracer, eqn, x, y):
+    bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
+    return [choose(t, bit, x, y, eqn.outvars[0].aval.shape)]
+
+
+@primitive("min")
+def _min(t: Tracer, eqn, x, y):
+    bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
+    return [choose(t, bit, y, x, eqn.outvars[0].aval.shape)]
+
+
+@primitive("abs")
+def _abs(t: Tracer, eqn, x):
+    bit = nonnegative(t, x)
+    return [choose(t, bit, x, t.add([(x, -1)]), eqn.outvars[0].aval.shape)]
+
+
+@primitive("sign")
+def _sign(t: Tracer, eqn, x):
+    """[x > 0] - [-x > 0]."""
+    return [t.add([(positive(t, x), 1), (positive(t, t.add([(x, -1)])), -1)])]
+
+
+@primitive("clamp")
+def _clamp(t: Tracer, eqn, low, x, high):
+    upper = choose(
+        t, nonnegative(t, t.add([(x, 1), (low, -1)])), x, low, eqn.outvars[0].aval.shape
+    )
+    bit = nonnegative(t, t.add([(high, 1), (upper, -1)]))
+    return [choose(t, bit, upper, high, eqn.outvars[0].aval.shape)]

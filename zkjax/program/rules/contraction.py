@@ -1,0 +1,51 @@
+"""dot_general and its relatives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zkjax.program.tracing import Sym, Tracer, primitive
+
+
+def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
+    """sum over the summed axis pairs, elementwise over the batch pairs.
+
+    Output axes: batch, free axes of x, free axes of y. Operands are ordered by their hashes, so a
+    product and its mirror image are one operation followed by a transpose.
+    """
+    b = t.builder
+    shape_x, shape_y = b.shape(x.var), b.shape(y.var)
+    free_x = [a for a in range(len(shape_x)) if a not in {p for p, _ in batch + summed}]
+    free_y = [a for a in range(len(shape_y)) if a not in {q for _, q in batch + summed}]
+    fraction = x.fraction + y.fraction
+    count = int(np.prod([shape_x[p] for p, _ in summed], dtype=np.int64))
+    bound = b.bounds[x.var] * b.bounds[y.var] * count
+    nb, nx, ny = len(batch), len(free_x), len(free_y)
+    if b.hashes[x.var] > b.hashes[y.var]:
+        swapped = contract(
+            t, y, x, [(q, p) for p, q in batch], [(q, p) for p, q in summed]
+        )
+        order = [*range(nb), *range(nb + ny, nb + ny + nx), *range(nb, nb + ny)]
+        return Sym(b.transpose(swapped.var, order), fraction)
+    batch_shape = tuple(shape_x[p] for p, _ in batch)
+    shape = (*batch_shape, *(shape_x[a] for a in free_x), *(shape_y[a] for a in free_y))
+    pairs = tuple(sorted((int(p), int(q)) for p, q in summed))
+    batch_pairs = tuple((int(p), int(q)) for p, q in batch)
+    return Sym(b.add("contract", [x.var, y.var], shape, bound, batch_pairs, pairs), fraction)
+
+
+@primitive("dot_general")
+def _dot_general(t: Tracer, eqn, x, y):
+    (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
+    x, y = t.sym(x), t.sym(y)
+    batch = list(zip(map(int, bx), map(int, by), strict=True))
+    summed = list(zip(map(int, cx), map(int, cy), strict=True))
+    if summed or batch:
+        return [contract(t, x, y, batch, summed)]
+    # An outer product: give both operands all axes and multiply.
+    b = t.builder
+    shape = (*b.shape(x.var), *b.shape(y.var))
+    rank = len(b.shape(x.var))
+    left = b.broadcast(x.var, shape, list(range(rank)))
+    right = b.broadcast(y.var, shape, list(range(rank, len(shape))))
+    return [Sym(b.multiply(left, right), x.fraction + y.fraction)]

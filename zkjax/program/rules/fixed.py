@@ -1,0 +1,187 @@
+"""The primitives of ``zkjax.fixed``: each commits a hint and adds the relations that make it unique."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zkjax.errors import OverflowBoundError, ScaleError
+from zkjax.program.builder import MAX_BOUND
+from zkjax.program.rules.contraction import contract
+from zkjax.program.tables import range_table
+from zkjax.program.tracing import Sym, Tracer, primitive
+
+FIELD_BITS = 62  # products of hints must stay below p / 2 even for a cheating prover
+
+
+@primitive("zk_round")
+def _round(t: Tracer, eqn, x):
+    """y = floor((z + 2^(s-1)) / 2^s); rem = z + 2^(s-1) - 2^s y in [0, 2^s), y in its bits.
+
+    Two solutions would differ by |2^s (y - y')| < 2^s, so y is unique while 2^s y does not wrap.
+    """
+    fraction, bits = eqn.params["fraction"], eqn.params["bits"]
+    b, s = t.builder, x.fraction - fraction
+    if s <= 0:
+        y = t.at_fraction(x, fraction)
+        if b.bounds[y.var] >= 1 << (bits - 1):
+            b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
+            y = Sym(y.var, fraction)
+        return [y]
+    if s + bits > FIELD_BITS:
+        raise OverflowBoundError(
+            f"rounding drops {s} bits and keeps {bits}; together they must not exceed {FIELD_BITS}",
+            t.where,
+        )
+    y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s)
+    note = f"fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
+    b.signed_range_check(y, bits, y, note)
+    rem = b.affine([(x.var, 1), (y, -(1 << s))], 1 << (s - 1), bound=(1 << s) - 1)
+    b.range_check(rem, s, y, note)
+    return [Sym(y, fraction)]
+
+
+@primitive("zk_lookup")
+def _lookup(t: Tracer, eqn, x):
+    """Columns of a public table at key x; one lookup serves all of them."""
+    p = eqn.params
+    table, b = p["table"], t.builder
+    x = t.at_fraction(x, p["in_fraction"])
+    key = table.digest.hex()
+    outputs = []
+    for column in range(1, table.width):
+        bound = int(np.abs(table.columns[column]).max())
+        outputs.append(b.add("lookup", [x.var], b.shape(x.var), bound, key, column))
+    note = f"table '{table.name}' at {t.where}"
+    b.notes[x.var] = note
+    for y in outputs:
+        b.notes[y] = note
+        b.lookup(table, [x.var, *outputs], y)
+    return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
+
+
+@primitive("zk_divide")
+def _divide(t: Tracer, eqn, n, d):
+    """y = floor(n 2^s / d): rem = n 2^s - d y satisfies 0 <= rem <= d - 1."""
+    fraction, bits = eqn.params["fraction"], eqn.params["bits"]
+    b = t.builder
+    d = t.sym(d)
+    n = t.sym(n, b.shape(d.var))
+    shift = fraction + d.fraction - n.fraction
+    if shift < 0:
+        raise ScaleError(
+            f"the quotient has {fraction} fraction bits, fewer than the numerator's "
+            f"{n.fraction} minus the denominator's {d.fraction}; round the numerator first",
+            t.where,
+        )
+    width = t.bits_of(d.var)
+    if width + bits > FIELD_BITS:
+        raise OverflowBoundError(
+            f"a {width}-bit denominator times a {bits}-bit quotient may wrap; round the denominator",
+            t.where,
+        )
+    numerator = b.affine([(n.var, 1 << shift)])
+    y = b.add("divide", [numerator, d.var], b.shape(d.var), 1 << (bits - 1))
+    note = f"fixed.divide(fraction={fraction}, bits={bits}) at {t.where}"
+    b.signed_range_check(y, bits, y, note)
+    product = b.add("multiply", sorted([d.var, y], key=lambda v: b.hashes[v]), b.shape(y),
+                    min(MAX_BOUND, 2 * b.bounds[numerator] + b.bounds[d.var]))
+    rem = b.affine([(numerator, 1), (product, -1)], bound=b.bounds[d.var])
+    b.range_check(rem, width, y, note)
+    room = b.affine([(d.var, 1), (rem, -1)], -1, bound=b.bounds[d.var])
+    b.range_check(room, width, y, note + " (the denominator must be positive)")
+    return [Sym(y, fraction)]
+
+
+@primitive("zk_rsqrt")
+def _rsqrt(t: Tracer, eqn, x):
+    """y = floor(2^f / sqrt(x)): x y^2 <= 2^k < x (y + 1)^2 with k = 2 f + fraction of x, y >= 0."""
+    fraction, bits = eqn.params["fraction"], eqn.params["bits"]
+    b, shape = t.builder, t.builder.shape(x.var)
+    k = 2 * fraction + x.fraction
+    width = t.bits_of(x.var)
+    if k > 50:
+        raise OverflowBoundError(
+            f"rsqrt works with 2 * {fraction} + {x.fraction} = {k} bits and 50 are available; "
+            "round its argument to fewer fraction bits",
+            t.where,
+        )
+    if width + 2 * bits + 1 > FIELD_BITS:
+        raise OverflowBoundError(
+            f"rsqrt of a {width}-bit value with a {bits}-bit result may wrap; round its argument "
+            "or lower `bits`",
+            t.where,
+        )
+    y = b.add("rsqrt", [x.var], shape, (1 << bits) - 1, k)
+    note = f"fixed.rsqrt(fraction={fraction}, bits={bits}) at {t.where}"
+    b.range_check(y, bits, y, note)
+    target = 1 << k
+    # x (y + 1)^2 - 2^k <= x (2 y + 1) <= 2 sqrt(x) 2^(k/2) + x.
+    gap = 2 * int(np.ceil(np.sqrt(float(b.bounds[x.var]) * target))) + b.bounds[x.var]
+    gap_bits = gap.bit_length()
+
+    def times_x(var: int) -> int:
+        pair = sorted([x.var, var], key=lambda v: b.hashes[v])
+        return b.add("multiply", pair, shape, min(MAX_BOUND, target + gap))
+
+    square = b.add("multiply", [y, y], shape, min(MAX_BOUND, 1 << (2 * bits)))
+    below = times_x(square)
+    next_square = b.affine([(square, 1), (y, 2)], 1, bound=min(MAX_BOUND, 1 << (2 * bits + 1)))
+    above = times_x(next_square)
+    b.range_check(b.affine([(below, -1)], target, bound=gap), gap_bits, y, note)
+    over = b.affine([(above, 1)], -target - 1, bound=gap)
+    b.range_check(over, gap_bits, y, note + " (its argument must be positive)")
+    return [Sym(y, fraction)]
+
+
+def onehot_of_bits(t: Tracer, bits: list[int], n: int, owner: int, note: str) -> int:
+    """onehot of an index below n given by committed bits, low first; the index is range-checked."""
+    b = t.builder
+    for bit in bits:
+        b.notes[bit] = note
+        b.lookup(range_table(1), [bit], owner)
+        b.lookup(range_table(1), [bit], bit)
+    if n != 1 << len(bits):
+        room = b.affine([(bit, -(1 << i)) for i, bit in enumerate(bits)], n - 1, bound=n - 1)
+        b.range_check(room, len(bits), owner, note + f" (index below {n})")
+    return b.add("onehot", bits, (*b.shape(bits[0]), n), 1, n)
+
+
+@primitive("zk_onehot")
+def _onehot(t: Tracer, eqn, index):
+    """[index == j], the index tied to committed bits by index = sum 2^i bit_i."""
+    n, b = eqn.params["n"], t.builder
+    index = t.at_fraction(index, 0)
+    shape = b.shape(index.var)
+    count = max(1, (n - 1).bit_length())
+    bits = [b.add("limb", [index.var], shape, 1, i, 1) for i in range(count)]
+    note = f"fixed.onehot(n={n}) at {t.where}"
+    terms = [(index.var, 1)] + [(bit, -(1 << i)) for i, bit in enumerate(bits)]
+    relation = b.affine(terms, bound=b.bounds[index.var] + (1 << count))
+    b.notes[relation] = note + ": the index is not below n"
+    for bit in bits:
+        b.require_zero(relation, bit)
+    if n != 1 << count:
+        for bit in bits:
+            onehot_of_bits(t, bits, n, bit, note)
+    return [Sym(onehot_of_bits(t, bits, n, bits[0], note), 0)]
+
+
+@primitive("zk_max")
+def _max(t: Tracer, eqn, x):
+    """m over the last axis: m - x_j in [0, 2^bits) for all j, and 0 at an index given by bits."""
+    bits, b = eqn.params["bits"], t.builder
+    shape = b.shape(x.var)
+    n, outer = shape[-1], shape[:-1]
+    m = b.add("max", [x.var], outer, b.bounds[x.var])
+    note = f"fixed.max(bits={bits}) at {t.where}"
+    spread = b.broadcast(m, shape, list(range(len(outer))))
+    below = b.affine([(spread, 1), (x.var, -1)])
+    b.range_check(below, bits, m, note)
+    count = max(1, (n - 1).bit_length())
+    index = [b.add("argmax_bit", [x.var], outer, 1, i) for i in range(count)]
+    chosen = onehot_of_bits(t, index, n, m, note)
+    batch = [(a, a) for a in range(len(outer))]
+    last = len(outer)
+    picked = contract(t, Sym(chosen, 0), Sym(below, 0), batch, [(last, last)])
+    b.require_zero(picked.var, m)
+    return [Sym(m, x.fraction)]

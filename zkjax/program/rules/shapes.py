@@ -1,0 +1,181 @@
+"""Operations that move elements: all linear, none costs a sumcheck."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.tracing import HINTS, Sym, Tracer, primitive
+
+
+@primitive("broadcast_in_dim")
+def _broadcast(t: Tracer, eqn, x):
+    shape, dims = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    return [Sym(t.builder.broadcast(x.var, shape, dims), x.fraction)]
+
+
+@primitive("reshape", "squeeze", "expand_dims")
+def _reshape(t: Tracer, eqn, x):
+    return [Sym(t.builder.reshape(x.var, eqn.outvars[0].aval.shape), x.fraction)]
+
+
+@primitive("transpose")
+def _transpose(t: Tracer, eqn, x):
+    return [Sym(t.builder.transpose(x.var, eqn.params["permutation"]), x.fraction)]
+
+
+def slice_of(t: Tracer, x: Sym, starts, shape, steps=None) -> Sym:
+    """x[starts : ... : steps] with the given result shape."""
+    inside = t.builder.shape(x.var)
+    steps = tuple(int(s) for s in (steps or [1] * len(inside)))
+    if tuple(shape) == inside:
+        return x
+    var = t.builder.add(
+        "slice",
+        [x.var],
+        tuple(shape),
+        t.builder.bounds[x.var],
+        tuple(int(s) for s in starts),
+        steps,
+        inside,
+    )
+    return Sym(var, x.fraction)
+
+
+@primitive("slice")
+def _slice(t: Tracer, eqn, x):
+    p = eqn.params
+    return [slice_of(t, x, p["start_indices"], eqn.outvars[0].aval.shape, p["strides"])]
+
+
+@primitive("dynamic_slice")
+def _dynamic_slice(t: Tracer, eqn, x, *starts):
+    if any(isinstance(s, Sym) for s in starts):
+        raise UnsupportedPrimitiveError(
+            "a slice start depends on data; use zkjax.fixed.onehot", t.where
+        )
+    shape = eqn.params["slice_sizes"]
+    inside = t.builder.shape(x.var)
+    clipped = [
+        min(max(int(s), 0), n - m) for s, n, m in zip(starts, inside, shape, strict=True)
+    ]
+    return [slice_of(t, x, clipped, shape)]
+
+
+@primitive("split")
+def _split(t: Tracer, eqn, x):
+    axis, out, start = eqn.params["axis"], [], 0
+    inside = t.builder.shape(x.var)
+    for size in eqn.params["sizes"]:
+        starts, shape = [0] * len(inside), list(inside)
+        starts[axis], shape[axis] = start, size
+        out.append(slice_of(t, x, starts, shape))
+        start += size
+    return out
+
+
+def padded(t: Tracer, x: Sym, low, step, shape) -> Sym:
+    """Operand index i at low + step * i of a zero tensor."""
+    inside = t.builder.shape(x.var)
+    if tuple(shape) == inside:
+        return x
+    var = t.builder.add(
+        "pad",
+        [x.var],
+        tuple(shape),
+        t.builder.bounds[x.var],
+        tuple(int(n) for n in low),
+        tuple(int(n) for n in step),
+        inside,
+    )
+    return Sym(var, x.fraction)
+
+
+@primitive("pad")
+def _pad(t: Tracer, eqn, x, value):
+    config = eqn.params["padding_config"]
+    if isinstance(value, Sym) or np.any(np.asarray(value) != 0):
+        raise UnsupportedPrimitiveError("only padding with zeros can be proved", t.where)
+    if any(low < 0 or high < 0 for low, high, _ in config):
+        inside = t.builder.shape(x.var)
+        if any(interior for _, _, interior in config):
+            raise UnsupportedPrimitiveError("negative padding with interior padding", t.where)
+        starts = [max(0, -low) for low, _, _ in config]
+        shape = [
+            n - max(0, -low) - max(0, -high)
+            for n, (low, high, _) in zip(inside, config, strict=True)
+        ]
+        x = slice_of(t, x, starts, shape)
+    low = [max(0, c[0]) for c in config]
+    return [padded(t, x, low, [c[2] + 1 for c in config], eqn.outvars[0].aval.shape)]
+
+
+@primitive("concatenate")
+def _concatenate(t: Tracer, eqn, *xs):
+    axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+    variables, fraction = t.aligned(*xs)
+    start, parts = 0, []
+    for var in variables:
+        low = [0] * len(shape)
+        low[axis] = start
+        start += t.builder.shape(var)[axis]
+        parts.append((padded(t, Sym(var, fraction), low, [1] * len(shape), shape), 1))
+    largest = max(t.builder.bounds[s.var] for s, _ in parts)
+    total = t.builder.affine([(s.var, 1) for s, _ in parts], bound=largest)
+    return [Sym(total, fraction)]
+
+
+@primitive("rev")
+def _rev(t: Tracer, eqn, x):
+    dims = tuple(sorted(eqn.params["dimensions"]))
+    shape = t.builder.shape(x.var)
+    var = t.builder.add("reverse", [x.var], shape, t.builder.bounds[x.var], dims)
+    return [Sym(var, x.fraction)]
+
+
+@primitive("reduce_sum")
+def _reduce_sum(t: Tracer, eqn, x):
+    return [Sym(t.builder.sum(x.var, eqn.params["axes"]), x.fraction)]
+
+
+@primitive("gather")
+def _gather(t: Tracer, eqn, x, indices):
+    """Constant indices along one axis (``x[:, [2, 0]]``, ``x[3]``)."""
+    d = eqn.params["dimension_numbers"]
+    sizes = eqn.params["slice_sizes"]
+    inside = t.builder.shape(x.var)
+    if isinstance(indices, Sym):
+        raise UnsupportedPrimitiveError(
+            f"the primitive 'gather' with an index that depends on data cannot be proved; "
+            f"{HINTS['gather']}",
+            t.where,
+        )
+    axes = d.start_index_map
+    batched = getattr(d, "operand_batching_dims", ())
+    whole = all(sizes[a] == n for a, n in enumerate(inside) if a not in axes)
+    if len(axes) != 1 or batched or not whole or tuple(d.collapsed_slice_dims) != tuple(axes):
+        raise UnsupportedPrimitiveError(
+            f"this form of indexing cannot be proved; {HINTS['gather']}", t.where
+        )
+    axis = axes[0]
+    flat = np.clip(np.asarray(indices).reshape(-1), 0, inside[axis] - 1)
+    shape = (*inside[:axis], len(flat), *inside[axis + 1 :])
+    var = t.builder.add(
+        "take",
+        [x.var],
+        shape,
+        t.builder.bounds[x.var],
+        axis,
+        tuple(int(i) for i in flat),
+        inside,
+    )
+    index_shape = np.asarray(indices).shape[:-1]
+    out_shape = eqn.outvars[0].aval.shape
+    rest = [n for a, n in enumerate(inside) if a != axis]
+    # Bring the index axes first, then where the output wants them.
+    order = [axis] + [a for a in range(len(inside)) if a != axis]
+    var = t.builder.transpose(var, order)
+    var = t.builder.reshape(var, (*index_shape, *rest))
+    places = [a for a in range(len(out_shape)) if a not in d.offset_dims] + list(d.offset_dims)
+    permutation = [places.index(a) for a in range(len(out_shape))]
+    return [Sym(t.builder.transpose(var, permutation), x.fraction)]

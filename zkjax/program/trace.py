@@ -1,0 +1,213 @@
+"""``trace``: from a Python function and its arguments to a statement and a way to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from zkjax._compat import x64
+from zkjax.errors import StatementError, TraceError
+from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
+from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.program import Port
+from zkjax.program.statement import Statement
+from zkjax.program.tracing import Sym, Tracer, record_carries
+from zkjax.proof import Commitment
+from zkjax.seal import Sealed
+
+
+@dataclass
+class Traced:
+    """A statement with what the prover needs to run it: the jaxpr and the output structure."""
+
+    statement: Statement
+    closed: Any
+    carries: list[tuple[int, int]]
+    out_tree: Any
+    sealed_outputs: list[int]  # commitment number of each output leaf, -1 if public
+    _jitted: Callable | None = field(default=None, repr=False)
+
+    def run_carries(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Scan carries as integers, in the order of the program's ``carry`` operations."""
+        if not self.carries:
+            return []
+        with x64():
+            if self._jitted is None:
+                closed, wanted = self.closed, [key for key, _ in self.carries]
+                self._jitted = jax.jit(
+                    lambda *xs: [record_carries(closed, xs)[1][k] for k in wanted]
+                )
+            values = self._jitted(*inputs)
+            out = []
+            for value, (_, fraction) in zip(values, self.carries, strict=True):
+                out.append(np.asarray(value).astype(np.float64) * 2.0**fraction)
+        return out
+
+    def unflatten_outputs(self, leaves: Sequence[Any]) -> Any:
+        return self.out_tree.unflatten(list(leaves))
+
+    def public_inputs(self, args) -> tuple[dict[int, np.ndarray], list[Commitment]]:
+        """Public arrays by input number, and the commitments, from call arguments."""
+        arrays: dict[int, np.ndarray] = {}
+        commitments: list[Commitment] = []
+        index = 0
+        for arg in args:
+            if isinstance(arg, Sealed | Commitment):
+                commitments.append(arg.commitment if isinstance(arg, Sealed) else arg)
+                index += len(commitments[-1].shapes)
+                continue
+            for leaf in jax.tree_util.tree_leaves(arg):
+                arrays[index] = np.asarray(leaf)
+                index += 1
+        return arrays, commitments
+
+
+_CACHE: dict = {}
+
+
+def argument_leaves(args) -> tuple[list[jax.ShapeDtypeStruct], list[int], list[str], list]:
+    """Shapes, commitment numbers, names and per-argument trees of call arguments."""
+    shapes, groups, names, trees = [], [], [], []
+    group = 0
+    for position, arg in enumerate(args):
+        if isinstance(arg, Commitment):
+            leaves = [
+                jax.ShapeDtypeStruct(s, np.dtype(d))
+                for s, d in zip(arg.shapes, arg.dtypes, strict=True)
+            ]
+            tree = leaves[0] if len(leaves) == 1 else leaves
+        else:
+            tree = arg.tree if isinstance(arg, Sealed) else arg
+        flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        for path, leaf in flat:
+            if not hasattr(leaf, "dtype"):
+                leaf = np.asarray(leaf)
+            if leaf.dtype.name not in DTYPE_RANGES:
+                raise StatementError(
+                    f"argument {position}{jax.tree_util.keystr(path)} is {leaf.dtype.name}; inputs "
+                    "of a proved function are integers of at most 32 bits: store real numbers with "
+                    "zkjax.fixed.quantize and read them inside with zkjax.fixed.decode"
+                )
+            shapes.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+            sealed = isinstance(arg, Sealed | Commitment)
+            groups.append(group if sealed else -1)
+            names.append(f"{position}{jax.tree_util.keystr(path)}")
+        trees.append(treedef)
+        group += isinstance(arg, Sealed | Commitment)
+    return shapes, groups, names, trees
+
+
+def trace_call(fn: Callable, args, sealed_outputs: Any = False, structures=None) -> Traced:
+    """Trace ``fn`` for these arguments; traces are remembered per function and shapes.
+
+    ``structures`` replaces the pytree structure of arguments given as bare commitments.
+    """
+    shapes, groups, names, trees = argument_leaves(args)
+    if structures is not None:
+        trees = structures
+    key = (
+        fn,
+        tuple((s.shape, s.dtype.name) for s in shapes),
+        tuple(groups),
+        tuple(trees),
+        str(sealed_outputs),
+    )
+    if key not in _CACHE:
+        _CACHE[key] = _trace(fn, shapes, groups, names, trees, sealed_outputs)
+    return _CACHE[key]
+
+
+def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
+    out_trees = []
+
+    def flat_fn(*leaves):
+        rest, args = list(leaves), []
+        for tree in trees:
+            args.append(tree.unflatten(rest[: tree.num_leaves]))
+            del rest[: tree.num_leaves]
+        out = fn(*args)
+        flat, tree = jax.tree_util.tree_flatten_with_path(out)
+        out_trees.append((tree, [jax.tree_util.keystr(p) for p, _ in flat], out))
+        return [v for _, v in flat]
+
+    with x64():
+        closed = jax.make_jaxpr(flat_fn)(*shapes)
+        out_tree, out_names, out = out_trees[0]
+        out_groups = _output_groups(sealed_outputs, out_tree)
+        tracer = Tracer()
+        b = tracer.builder
+        inputs, ports = [], []
+        for i, (shape, group, name) in enumerate(zip(shapes, groups, names, strict=True)):
+            dtype = shape.dtype.name
+            low, high = DTYPE_RANGES[dtype]
+            var = b.add("input", (), shape.shape, max(-low, high), i)
+            b.notes[var] = f"input {name}"
+            if group >= 0:
+                _check_input_range(tracer, var, low, high, name)
+            inputs.append(Sym(var, 0))
+            ports.append(Port(var, dtype, group, name))
+        outputs = tracer.run(closed, inputs)
+    out_ports = []
+    for value, aval, group, name in zip(
+        outputs, closed.out_avals, out_groups, out_names, strict=True
+    ):
+        dtype = aval.dtype.name
+        if dtype not in DTYPE_RANGES:
+            raise TraceError(
+                f"output {name or '0'} is {dtype}; outputs of a proved function are integers: "
+                "return zkjax.fixed.encode(x, fraction=...)"
+            )
+        sym = tracer.sym(value, aval.shape)
+        if group >= 0 and b.bounds[sym.var] > max(map(abs, DTYPE_RANGES[dtype])):
+            low, high = DTYPE_RANGES[dtype]
+            bits = (high - low).bit_length()
+            checked = b.affine([(sym.var, 1)], -low, bound=high - low)
+            b.range_check(checked, bits, sym.var, f"output {name} does not fit {dtype}")
+        out_ports.append(Port(sym.var, dtype, group, name))
+    program, kept = b.finish(ports, out_ports)
+    carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
+    return Traced(Statement(program), closed, carries, out_tree, out_groups)
+
+
+def _check_input_range(tracer: Tracer, var: int, low: int, high: int, name: str) -> None:
+    """A sealed input must fit its dtype."""
+    b = tracer.builder
+    bits = (high - low).bit_length()
+    shifted = b.affine([(var, 1)], -low, bound=high - low)
+    b.range_check(shifted, bits, var, f"input {name} is outside its dtype")
+
+
+def _output_groups(prefix: Any, out_tree) -> list[int]:
+    """Commitment number of each output leaf from a pytree prefix of booleans."""
+    count = 0
+    groups: list[int] = []
+
+    def visit(flag, subtree):
+        nonlocal count
+        leaves = jax.tree_util.tree_leaves(subtree)
+        if flag and leaves:
+            groups.extend([count] * len(leaves))
+            count += 1
+        else:
+            groups.extend([-1] * len(leaves))
+
+    full = out_tree.unflatten(range(out_tree.num_leaves))
+    try:
+        jax.tree_util.tree_map(visit, prefix, full)
+    except ValueError as error:
+        raise StatementError(
+            f"sealed_outputs={prefix!r} is not a pytree prefix of the outputs {full!r}"
+        ) from error
+    return groups
+
+
+def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Statement]:
+    """``trace(fn)(*args)``: the statement that ``prove(fn)(*args)`` proves.
+
+    Arguments are as for ``prove``; a ``Commitment`` may stand for a sealed argument.
+    """
+    return lambda *args: trace_call(fn, args, sealed_outputs).statement

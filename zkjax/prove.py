@@ -1,0 +1,259 @@
+"""``zkjax.prove``: a transformation that runs a function and proves the run."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from zkjax._compat import x64
+from zkjax.argument import kernels, opening
+from zkjax.argument.entropy import Entropy
+from zkjax.argument.opening import Member
+from zkjax.argument.party import Prover, pad_array, pad_rows
+from zkjax.argument.tableau import Tableau, blind
+from zkjax.argument.transcript import ProverTranscript
+from zkjax.errors import SealError
+from zkjax.program.reduction import Witness, functional_value, tensor_ids
+from zkjax.program.trace import Traced, trace_call
+from zkjax.proof import VERSION, Claims, Proof
+from zkjax.protocol import Setup, make_groups
+from zkjax.seal import DEFAULT_OPENINGS, Sealed, seal_arrays
+
+Progress = Callable[[str], None]
+
+
+class Phases:
+    """Wall-clock seconds of each phase of a proof."""
+
+    def __init__(self, progress: Progress | None):
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._name, self._start = "", time.perf_counter()
+
+    def start(self, name: str) -> None:
+        self.stop()
+        self._name, self._start = name, time.perf_counter()
+        if self._progress:
+            self._progress(name)
+
+    def stop(self) -> None:
+        if self._name:
+            elapsed = time.perf_counter() - self._start
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
+        self._name = ""
+
+
+def prove(
+    fn: Callable,
+    *,
+    sealed_outputs: Any = False,
+    profile: str = "s100",
+    openings: int = DEFAULT_OPENINGS,
+    progress: Progress | None = None,
+    _entropy: Entropy | None = None,
+) -> Callable[..., tuple[Any, Proof]]:
+    """Transform ``fn`` into a function that also returns a zero-knowledge proof of its run.
+
+    Like ``jax.value_and_grad``: ``outputs, proof = prove(fn)(*args)``. Arguments are pytrees of
+    integer arrays (public) or ``Sealed`` values (private). ``fn`` is a pure JAX function written
+    with ``zkjax.fixed``.
+
+    Args:
+      sealed_outputs: a pytree prefix of the outputs, True where they come back ``Sealed``. Every
+        True is one commitment, which a later proof can take as an argument.
+      profile: ``"s100"`` (default) or ``"s128"`` bits of soundness; sealed arguments must match.
+      openings: proofs that each sealed output may enter later.
+      progress: called with the name of each phase.
+    Returns:
+      A function of ``fn``'s arguments; see ``zkjax.verify`` for the other side.
+    Raises (when called):
+      TraceError: ``fn`` cannot be proved as written; the message names the source line.
+      ValueRangeError: a value left its declared range.
+      SealError: a sealed argument has no openings left.
+    """
+
+    def run(*args) -> tuple[Any, Proof]:
+        phases = Phases(progress)
+        phases.start("trace")
+        traced = trace_call(fn, args, sealed_outputs)
+        return prove_traced(traced, args, profile, openings, phases, _entropy or Entropy())
+
+    return run
+
+
+def prove_traced(
+    traced: Traced, args, profile: str, openings: int, phases: Phases, entropy: Entropy
+) -> tuple[Any, Proof]:
+    """Prove one call of a traced function."""
+    program = traced.statement.program
+    sealed = [a for a in args if isinstance(a, Sealed)]
+    for s in sealed:
+        if s.commitment.profile != profile:
+            raise SealError(
+                f"a sealed argument is of profile {s.commitment.profile!r}, the proof of {profile!r}"
+            )
+    leaves = jax.tree_util.tree_leaves([a.tree if isinstance(a, Sealed) else a for a in args])
+    inputs = [np.asarray(x) for x in leaves]
+    phases.start("witness")
+    with x64():
+        carries = traced.run_carries(inputs)
+    values = program.evaluate(inputs, carries)
+    witness = Witness(values, program.multiplicities(values))
+    outputs = [
+        np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs
+    ]
+    for s in sealed:
+        s.spend()
+    phases.start("commit")
+    sealed_out = _seal_outputs(traced, outputs, openings, profile, entropy)
+    claims = Claims(
+        traced.statement.digest,
+        profile,
+        {i: x for i, x in enumerate(inputs) if not program.inputs[i].sealed},
+        {i: x for i, x in enumerate(outputs) if not program.outputs[i].sealed},
+        [s.commitment for s in sealed],
+        [s.commitment for s in sealed_out],
+    )
+    setup = Setup(traced.statement, claims)
+    body, report = _prove(setup, witness, outputs, sealed, sealed_out, phases, entropy)
+    result = []
+    for i, port in enumerate(program.outputs):
+        result.append(sealed_out[port.group] if port.sealed else outputs[i])
+    return _with_sealed(traced, result), Proof(claims, body, report)
+
+
+def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:
+    """The output pytree, every sealed subtree replaced by its ``Sealed`` value."""
+    full = traced.out_tree.unflatten(list(range(len(leaves))))
+
+    def numbers(tree) -> list[int]:
+        return jax.tree_util.tree_leaves(tree)
+
+    def is_sealed(tree) -> bool:
+        inside = numbers(tree)
+        groups = {traced.sealed_outputs[i] for i in inside}
+        if len(groups) != 1 or -1 in groups:
+            return False
+        return inside == [i for i, g in enumerate(traced.sealed_outputs) if g in groups]
+
+    def pick(tree):
+        inside = numbers(tree)
+        return leaves[inside[0]] if inside else tree
+
+    return jax.tree_util.tree_map(pick, full, is_leaf=is_sealed)
+
+
+def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[Sealed]:
+    groups = traced.statement.group_ports(traced.statement.program.outputs)
+    sealed = []
+    for group in groups:
+        arrays = [
+            x for x, p in zip(outputs, traced.statement.program.outputs, strict=True)
+            if p.group == group
+        ]
+        treedef = jax.tree_util.tree_structure(list(arrays))
+        sealed.append(seal_arrays(arrays, treedef, openings, profile, entropy))
+    return sealed
+
+
+def _prove(
+    setup: Setup, witness: Witness, outputs, sealed, sealed_out, phases: Phases, entropy: Entropy
+) -> tuple[bytes, dict]:
+    profile, program = setup.profile, setup.program
+    kappa = profile.kappa
+    ids = tensor_ids(program)
+    tensors = dict(enumerate(witness.values))
+    tensors |= {i: witness.multiplicities[t] for t, i in ids["multiplicity"].items()}
+    tensors |= {i: outputs[o].astype(np.float64) for o, i in ids["output"].items()}
+    transcript = ProverTranscript(VERSION, kappa)
+    setup.absorb_header(transcript)
+    given = iter([*sealed, *sealed_out])
+    members = []
+    for tableau in setup.tableaux:
+        layout = tableau.layout
+        if tableau.commitment is None:
+            rows = blind(layout.matrix([tensors[i] for i in tableau.tensors]), layout.code, entropy)
+            committed = Tableau.fresh(rows, layout.code.log_length, entropy)
+            transcript.write("advice commitment", committed.root)
+        else:
+            committed = next(given).tableau
+        members.append(Member(tableau.name, committed.root, layout.rows, committed))
+    phases.start("pads")
+    singles, triples, _ = setup.plan()
+    counts = singles, triples
+    pads = {
+        "single": entropy.scalars(singles, kappa),
+        "x": entropy.scalars(triples, kappa),
+        "y": entropy.scalars(triples, kappa),
+    }
+    pads["xy"] = [x * y for x, y in zip(pads["x"], pads["y"], strict=True)]
+    mus = opening.split_mu(len(setup.codes) + 1, kappa, entropy)
+    masks = []
+    for code, mu in zip(setup.codes, mus, strict=False):
+        rows = opening.group_masks(code, mu, entropy)
+        mask = Tableau.fresh(rows, code.log_length, entropy)
+        transcript.write("mask commitment", mask.root)
+        masks.append(Member("masks", mask.root, 2 * kappa, mask))
+    pad_code = setup.pad_code(counts)
+    pad_values = np.concatenate(
+        [
+            pad_array(pads[kind], rows, pad_code.row, kappa)
+            for kind, (_, rows) in pad_rows(counts, pad_code.row).items()
+        ],
+        axis=1,
+    )
+    rows = opening.pad_tableau_rows(pad_values, pad_code, mus[-1], entropy)
+    pad_tableau = Tableau.fresh(rows, pad_code.log_length, entropy)
+    transcript.write("pad commitment", pad_tableau.root)
+    phases.start("lookups")
+    transcript.slow_down()
+    party = Prover(
+        transcript, pads, lambda tensor, w: functional_value(tensors[tensor], w, kappa)
+    )
+    linear = setup.reduce(party, witness, tensors, phases.start)
+    phases.start("opening")
+    groups = make_groups(setup, members, masks)
+    pad_plan = setup.pads(counts, Member("pads", pad_tableau.root, 0, pad_tableau))
+    setup.fill_weights(linear, groups, pad_plan, counts)
+    budget = setup.budget(party, pad_plan)
+    budget.check()
+    opening.prove(transcript, profile, groups, pad_plan)
+    phases.stop()
+    leaves, _ = setup.lookup_size()
+    report = {
+        "phases": phases.seconds,
+        "prove_seconds": sum(phases.seconds.values()),
+        "proof_bytes": len(transcript.proof) + 16,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "lookups": leaves,
+        "committed_elements": sum(t.layout.elements for t in setup.tableaux),
+        "messages": party.messages,
+        "kernels": kernels.count(),
+        "soundness_bits": budget.bits,
+        "inventory": transcript.inventory,
+        "operations": len(program.ops),
+    }
+    return transcript.proof, report
+
+
+def provable(fn: Callable) -> Callable:
+    """Run a provable function as ordinary JAX: the 64-bit scope and ``jax.jit``.
+
+    ``Sealed`` arguments are opened locally. Usable as a decorator; ``prove(provable(fn))`` works.
+    """
+    jitted = jax.jit(fn)
+
+    def run(*args):
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(args)):
+            return fn(*args)
+        with x64():
+            return jitted(*(a.tree if isinstance(a, Sealed) else a for a in args))
+
+    run.__name__ = getattr(fn, "__name__", "provable")
+    run.__wrapped__ = fn
+    return run

@@ -1,0 +1,168 @@
+"""Sealed values: private data behind a hiding commitment that can be opened a few times."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zkjax.argument.budget import profile_named
+from zkjax.argument.entropy import Entropy
+from zkjax.argument.tableau import Tableau
+from zkjax.errors import SealError
+from zkjax.files import write_atomically
+from zkjax.program.builder import DTYPE_RANGES
+from zkjax.proof import Commitment, committed_layout
+
+DEFAULT_OPENINGS = 4
+
+
+class Sealed:
+    """A pytree of integer arrays, its blinding, and how many proofs may still open it.
+
+    Attributes:
+      tree: the private data (NumPy arrays).
+      commitment: what may be published.
+      remaining: openings left; a proof takes one before it reveals anything.
+    """
+
+    def __init__(self, leaves, treedef, commitment, tableau, remaining, path=None):
+        self.leaves: list[np.ndarray] = leaves
+        self.treedef = treedef
+        self.commitment: Commitment = commitment
+        self.tableau: Tableau = tableau
+        self.remaining: int = remaining
+        self.path: Path | None = path
+
+    @property
+    def tree(self) -> Any:
+        return self.treedef.unflatten(self.leaves)
+
+    def __repr__(self) -> str:
+        count = sum(x.size for x in self.leaves)
+        return f"Sealed({self.commitment}, {count} values, {self.remaining} openings left)"
+
+    def __eq__(self, other) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def spend(self) -> None:
+        """Take one opening; raises SealError when none is left. On disk first, if saved."""
+        if self.path is not None:
+            self.remaining = min(self.remaining, _read_counter(self.path))
+        if self.remaining < 1:
+            raise SealError(
+                f"the sealed value {self.commitment} has no openings left; another proof would "
+                "reveal private data. Seal it again with openings=N for N proofs"
+            )
+        self.remaining -= 1
+        if self.path is not None:
+            _write_counter(self.path, self.remaining)
+
+    def save(self, path: str | Path) -> None:
+        """Write data, blinding and nonces to ``path`` and the openings left to ``path.openings``."""
+        path = Path(path)
+        if self.path is not None and self.path != path.resolve():
+            raise SealError(
+                f"this sealed value lives in {self.path}; a copy would have openings of its own"
+            )
+        buffer = io.BytesIO()
+        c = self.commitment
+        arrays = {f"leaf{i}": x for i, x in enumerate(self.leaves)}
+        np.savez(
+            buffer,
+            meta=np.frombuffer(json.dumps(c.to_json()).encode(), dtype=np.uint8),
+            blinding=self.tableau.rows[:, c.code.row :],
+            nonces=self.tableau.nonces,
+            **arrays,
+        )
+        _write_counter(path, self.remaining)
+        write_atomically(path, buffer.getvalue(), private=True)
+        self.path = path.resolve()
+
+    @classmethod
+    def load(cls, path: str | Path, like: Any = None) -> Sealed:
+        """Read a sealed value; ``like`` gives the pytree structure (default: a list of leaves)."""
+        import jax
+
+        path = Path(path)
+        with np.load(path, allow_pickle=False) as data:
+            commitment = Commitment.from_json(json.loads(bytes(data["meta"])))
+            leaves = [data[f"leaf{i}"] for i in range(len(commitment.shapes))]
+            rows = commitment.layout.matrix([x.astype(np.float64) for x in leaves])
+            rows = np.concatenate([rows, data["blinding"]], axis=1)
+            tableau = Tableau(rows, commitment.code.log_length, data["nonces"])
+        if tableau.root != commitment.root:
+            raise SealError(f"{path} is damaged: its data do not give its commitment")
+        tree = leaves if like is None else like
+        treedef = jax.tree_util.tree_structure(tree)
+        return cls(leaves, treedef, commitment, tableau, _read_counter(path), path.resolve())
+
+
+def _counter_path(path: Path) -> Path:
+    return path.with_name(path.name + ".openings")
+
+
+def _read_counter(path: Path) -> int:
+    try:
+        return int(_counter_path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise SealError(f"{_counter_path(path)} is missing or damaged: refusing to open") from error
+
+
+def _write_counter(path: Path, remaining: int) -> None:
+    write_atomically(_counter_path(path), str(remaining).encode(), private=True)
+
+
+def seal(
+    tree: Any,
+    *,
+    openings: int = DEFAULT_OPENINGS,
+    profile: str = "s100",
+    _entropy: Entropy | None = None,
+) -> Sealed:
+    """Commit to a pytree of integer arrays.
+
+    Args:
+      tree: arrays of int8 to int32, uint8 to uint32 or bool (see ``zkjax.fixed.quantize``).
+      openings: how many proofs it may enter; every opening costs about 150 random values a row.
+      profile: the security profile of the proofs, ``"s100"`` or ``"s128"``.
+    Returns:
+      A ``Sealed`` value; publish its ``.commitment``.
+    """
+    import jax
+
+    leaves, treedef = jax.tree_util.tree_flatten(tree)
+    arrays = [np.asarray(x) for x in leaves]
+    for x in arrays:
+        if x.dtype.name not in DTYPE_RANGES:
+            raise SealError(
+                f"cannot seal an array of {x.dtype.name}; use integers of at most 32 bits, for "
+                "example zkjax.fixed.quantize(x, fraction=12, dtype='int16')"
+            )
+    if not arrays:
+        raise SealError("nothing to seal: the pytree has no arrays")
+    return seal_arrays(arrays, treedef, openings, profile, _entropy or Entropy())
+
+
+def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) -> Sealed:
+    """``seal`` for flattened arrays."""
+    profile_named(profile)
+    if openings < 1:
+        raise SealError("a sealed value needs at least one opening")
+    shapes = tuple(x.shape for x in arrays)
+    layout = committed_layout(shapes, openings, profile)
+    values = layout.matrix([x.astype(np.float64) for x in arrays])
+    noise = entropy.field((layout.rows, layout.code.blinding))
+    tableau = Tableau.fresh(
+        np.concatenate([values, noise], axis=1), layout.code.log_length, entropy
+    )
+    dtypes = tuple(x.dtype.name for x in arrays)
+    commitment = Commitment(tableau.root, shapes, dtypes, openings, profile)
+    return Sealed(arrays, treedef, commitment, tableau, openings)
+
+

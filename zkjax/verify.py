@@ -1,0 +1,145 @@
+"""Verification: NumPy and hashlib, no JAX. Any bad input ends in ``VerificationError``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zkjax.argument import opening
+from zkjax.argument.budget import PROFILES, Budget
+from zkjax.argument.opening import Member
+from zkjax.argument.party import Verifier
+from zkjax.argument.transcript import VerifierTranscript
+from zkjax.errors import StatementError, VerificationError
+from zkjax.program.statement import Statement
+from zkjax.proof import VERSION, Claims, Commitment, Proof
+from zkjax.protocol import Setup, make_groups
+
+
+def verify_statement(statement: Statement, proof: Proof) -> Budget:
+    """Check a proof of a statement against its claims.
+
+    Returns:
+      the soundness budget of this proof.
+    Raises:
+      VerificationError: naming the check that failed.
+    """
+    try:
+        return _verify(statement, proof)
+    except VerificationError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:
+        # Nothing a proof contains should lead here; a malformed statement object may.
+        raise VerificationError("malformed input", f"{type(error).__name__}: {error}") from error
+
+
+def _verify(statement: Statement, proof: Proof) -> Budget:
+    claims = proof.claims
+    if claims.profile not in PROFILES:
+        raise VerificationError("profile", f"unknown profile {claims.profile!r}")
+    setup = Setup(statement, claims)
+    kappa = setup.profile.kappa
+    transcript = VerifierTranscript(VERSION, kappa, proof.body)
+    setup.absorb_header(transcript)
+    members = []
+    for tableau in setup.tableaux:
+        if tableau.commitment is None:
+            root = transcript.read("advice commitment", 32)
+        else:
+            root = tableau.commitment.root
+        members.append(Member(tableau.name, root, tableau.layout.rows))
+    masks = [Member("masks", transcript.read("mask commitment", 32), 2 * kappa) for _ in setup.codes]
+    pad_member = Member("pads", transcript.read("pad commitment", 32), 0)
+    transcript.slow_down()
+    party = Verifier(transcript)
+    linear = setup.reduce(party)
+    counts = party.singles, party.triples
+    groups = make_groups(setup, members, masks)
+    pads = setup.pads(counts, pad_member)
+    setup.fill_weights(linear, groups, pads, counts)
+    budget = setup.budget(party, pads)
+    budget.check()
+    opening.verify(transcript, setup.profile, groups, pads, linear.known)
+    return budget
+
+
+def verify(
+    statement: Statement | Callable,
+    *,
+    sealed_outputs: Any = False,
+    profile: str = "s100",
+) -> Callable[..., Any]:
+    """The verifying counterpart of ``zkjax.prove``.
+
+    ``verify(step)(*args, proof=proof)`` checks ``proof`` for these arguments: plain arrays where
+    ``prove`` had public ones, a ``Commitment`` (or a ``Sealed`` value) where it had sealed ones.
+
+    Args:
+      statement: the function, or a ``Statement`` (then JAX is not needed).
+      sealed_outputs: as given to ``prove``; only used with a function.
+      profile: the least security accepted.
+    Returns:
+      A function of the arguments and ``proof=`` that returns the proved outputs (public arrays and
+      commitments, in the function's structure; a flat list for a statement) and raises
+      ``VerificationError`` otherwise.
+    """
+
+    def check(*args, proof: Proof):
+        if proof.profile != profile:
+            raise VerificationError(
+                "profile", f"the proof is of profile {proof.profile!r}, asked for {profile!r}"
+            )
+        if isinstance(statement, Statement):
+            checked, unflatten = statement, list
+            arrays, commitments = bind_arguments(statement, args)
+        else:
+            from zkjax.program.trace import trace_call
+
+            traced = trace_call(statement, args, sealed_outputs)
+            checked, unflatten = traced.statement, traced.unflatten_outputs
+            arrays, commitments = traced.public_inputs(args)
+        if not isinstance(proof.claims, Claims):
+            raise VerificationError("claims", "missing")
+        for index, value in arrays.items():
+            claimed = proof.claims.inputs.get(index)
+            if claimed is None or not np.array_equal(claimed, value):
+                name = checked.program.inputs[index].name
+                raise VerificationError("claims", f"the public input {name} differs")
+        if list(commitments) != list(proof.claims.input_commitments):
+            raise VerificationError("claims", "the proof is about other commitments")
+        verify_statement(checked, proof)
+        return unflatten(claimed_outputs(checked, proof.claims))
+
+    return check
+
+
+def claimed_outputs(statement: Statement, claims: Claims) -> list[Any]:
+    """One entry an output port: the public array, or the commitment it is part of."""
+    return [
+        claims.output_commitments[port.group] if port.sealed else claims.outputs[i]
+        for i, port in enumerate(statement.program.outputs)
+    ]
+
+
+def bind_arguments(statement: Statement, args) -> tuple[dict[int, np.ndarray], list[Commitment]]:
+    """Match flat arguments (arrays and commitments, in port order) with a statement's inputs."""
+    arrays: dict[int, np.ndarray] = {}
+    commitments: list[Commitment] = []
+    rest = list(args)
+    seen: set[int] = set()
+    for index, port in enumerate(statement.program.inputs):
+        if port.sealed and port.group in seen:
+            continue
+        if not rest:
+            raise StatementError("too few arguments for this statement")
+        value = rest.pop(0)
+        if port.sealed:
+            seen.add(port.group)
+            commitments.append(getattr(value, "commitment", value))
+        else:
+            arrays[index] = np.asarray(value)
+    if rest:
+        raise StatementError("too many arguments for this statement")
+    return arrays, commitments
