@@ -1,0 +1,1 @@
+"""The statements people want proved, built from models and zkjax.prove."""
