@@ -20,7 +20,15 @@ from zkjax.fixed.functions import (
     silu,
     softmax,
 )
-from zkjax.fixed.rounding import Format, constant, cotangent_format, decode, encode, round
+from zkjax.fixed.rounding import (
+    Format,
+    constant,
+    cotangent_format,
+    decode,
+    encode,
+    quantize,
+    round,
+)
 
 __all__ = [
     "Format",
@@ -36,6 +44,7 @@ __all__ = [
     "lookup",
     "max",
     "onehot",
+    "quantize",
     "reciprocal",
     "round",
     "rsqrt",

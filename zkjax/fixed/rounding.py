@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax.errors import ValueRangeError
 from zkjax.fixed.primitives import round_p
 
 
@@ -86,3 +87,19 @@ def encode(x, fraction: int, dtype=jnp.int32):
 def constant(value, fraction: int) -> np.ndarray:
     """A real constant rounded to ``fraction`` bits, as float64."""
     return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction
+
+
+def quantize(values, fraction: int, dtype: str = "int32") -> np.ndarray:
+    """Real numbers as stored integers on the host: floor(x 2^fraction + 1/2), NumPy.
+
+    Raises:
+      ValueRangeError: a value does not fit the dtype.
+    """
+    scaled = np.floor(np.asarray(values, dtype=np.float64) * 2.0**fraction + 0.5)
+    info = np.iinfo(dtype)
+    if scaled.size and (scaled.min() < info.min or scaled.max() > info.max):
+        raise ValueRangeError(
+            f"values in [{scaled.min() * 2.0**-fraction:.6g}, {scaled.max() * 2.0**-fraction:.6g}] "
+            f"do not fit {dtype} with {fraction} fraction bits"
+        )
+    return scaled.astype(dtype)
