@@ -1,0 +1,149 @@
+"""The ``zkjax`` command: verify a proof, look into one, run the demonstration.
+
+``verify`` and ``inspect`` need NumPy only: they run where JAX is not installed. Exit codes: 0 the
+proof is accepted, 1 it is rejected, 2 the input cannot be used.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zkjax.argument.budget import PROFILES
+from zkjax.cli import show
+from zkjax.cli.bundle import UnusableInput, load_bundle
+from zkjax.errors import VerificationError, ZkjaxError
+from zkjax.verify import verify_statement
+
+ACCEPTED, REJECTED, UNUSABLE = 0, 1, 2
+EXTRAS = {"flax", "matplotlib", "optax", "safetensors"}
+
+
+class ProfileName(StrEnum):
+    """The security profiles, as the command line offers them."""
+
+    S100 = "s100"
+    S128 = "s128"
+
+
+app = typer.Typer(
+    help="Zero-knowledge proofs of JAX programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TARGET",
+        help="A folder with proof.zkp, statement.zks and claims.json, or a proof file beside "
+        "the other two.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def verify(
+    target: Target,
+    statement: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="The statement digest (hex) that you expect."),
+    ] = None,
+    profile: Annotated[
+        ProfileName, typer.Option(help="The least security profile to accept.")
+    ] = ProfileName.S100,
+) -> None:
+    """Check a proof. Exit code 0: accepted, 1: rejected, 2: the input cannot be used."""
+    try:
+        expected = _digest(statement)
+        start = time.perf_counter()
+        bundle = load_bundle(target)
+        if expected is not None and bundle.statement.digest != expected:
+            raise VerificationError(
+                "statement", f"the files are about {bundle.statement.digest.hex()}"
+            )
+        _require_profile(bundle.claims.profile, profile.value)
+        budget = verify_statement(bundle.statement, bundle.proof())
+        seconds = time.perf_counter() - start
+        show.accepted(bundle, budget, seconds, compared=expected is not None)
+    except VerificationError as error:
+        show.rejected(error)
+        raise typer.Exit(REJECTED) from None
+    except Exception as error:  # whatever a file holds, the answer is a sentence
+        show.unusable(_sentence(error))
+        raise typer.Exit(UNUSABLE) from None
+
+
+@app.command()
+def inspect(target: Target) -> None:
+    """Print what a proof claims, its sizes and its soundness budget, without verifying it."""
+    try:
+        show.inspected(load_bundle(target))
+    except VerificationError as error:
+        show.unusable(f"the files do not fit together: {error}")
+        raise typer.Exit(UNUSABLE) from None
+    except Exception as error:
+        show.unusable(_sentence(error))
+        raise typer.Exit(UNUSABLE) from None
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("out"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to run.")] = 20,
+    profile: Annotated[
+        ProfileName, typer.Option(help="The security profile of the proof.")
+    ] = ProfileName.S100,
+) -> None:
+    """Fine-tune a small LLaMA with LoRA, prove a step and verify the proof."""
+    try:
+        from zkjax._compat import enable_kernel_cache
+
+        enable_kernel_cache()
+        from zkjax.proofs.demo import run_demo
+
+        out.mkdir(parents=True, exist_ok=True)
+        with show.Phases() as phases:
+            report = run_demo(out, steps, profile.value, phases)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        show.unusable(f"the demo needs {missing}: pip install 'zkjax[models,plot]'")
+        raise typer.Exit(UNUSABLE) from None
+    except (ZkjaxError, OSError) as error:
+        show.unusable(_sentence(error))
+        raise typer.Exit(UNUSABLE) from None
+    show.demo_report(report, out)
+
+
+def _digest(text: str | None) -> bytes | None:
+    """The 32 bytes of a hexadecimal digest."""
+    if text is None:
+        return None
+    try:
+        digest = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
+    return digest
+
+
+def _require_profile(name: str, least: str) -> None:
+    if name not in PROFILES:
+        raise VerificationError("profile", f"unknown profile {name!r}")
+    if PROFILES[name].bits < PROFILES[least].bits:
+        raise VerificationError("profile", f"the proof is of profile {name}, asked for {least}")
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ZkjaxError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,249 @@
+"""What the command line prints. Text from files is printed without control characters or markup."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from zkjax.argument.budget import Budget, queries_for
+from zkjax.argument.opening import Member
+from zkjax.argument.party import Planner
+from zkjax.cli.bundle import Bundle
+from zkjax.errors import VerificationError
+from zkjax.program.program import Port, Program
+from zkjax.proof import Claims, Commitment
+from zkjax.protocol import Setup
+
+SHORT = 24  # ports that ``verify`` lists
+FEW = 4  # entries of a public value that are shown
+
+
+def clean(text: object) -> str:
+    """Printable characters only: names in a statement file are not to be trusted."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def line(text: str, style: str = "", error: bool = False) -> None:
+    """One line, never wrapped, so that a digest can be copied."""
+    Console(stderr=error).print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right=()) -> None:
+    """A table; columns listed in ``right`` are aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    console = Console()
+    # A pipe has no width: give the table what it needs.
+    console = console if console.is_terminal else Console(width=160)
+    console.print()
+    console.print(table)
+
+
+# Verdicts -----------------------------------------------------------------------------------
+
+
+def accepted(bundle: Bundle, budget: Budget, seconds: float, compared: bool) -> None:
+    """What ``zkjax verify`` says of a valid proof."""
+    program, claims = bundle.statement.program, bundle.claims
+    line("accepted", "bold green")
+    line(f"  statement   {claims.statement.hex()}")
+    if not compared:
+        line("              compare this digest with that of your own trace (--statement DIGEST)")
+    line(f"  soundness   {budget.bits:.1f} bits (profile {claims.profile})")
+    line(f"  program     {_counts(program)}")
+    line(f"  proof       {size(len(bundle.proof_bytes))}, checked in {seconds:.2f} s")
+    line("")
+    line("Proved: whoever made this proof knows private values, under the commitments below,")
+    line("for which the program maps these inputs to these outputs.")
+    ports(program, claims, SHORT)
+
+
+def rejected(error: VerificationError) -> None:
+    line("rejected", "bold red")
+    line(f"  check       {error.check}")
+    if error.detail:
+        line(f"  detail      {error.detail}")
+
+
+def unusable(message: str) -> None:
+    first, *rest = message.splitlines() or ["the input cannot be used"]
+    line(f"zkjax: {first}", error=True)
+    for part in rest:
+        line(f"  {part}", error=True)
+
+
+# Parts --------------------------------------------------------------------------------------
+
+
+def _counts(program: Program) -> str:
+    lookups = sum(math.prod(program.shape(r.vars[0])) for r in program.lookups)
+    return f"{len(program.ops):,} operations on tensors, {lookups:,} lookups"
+
+
+def size(count: int) -> str:
+    """Bytes for a reader."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} bytes"
+
+
+def _port_rows(kind: str, program: Program, members: list[Port], values, commitments):
+    for i, port in enumerate(members):
+        shape = ",".join(map(str, program.shape(port.var)))
+        if port.sealed:
+            known = f"private, commitment {commitments[port.group]}"
+        else:
+            known = f"public, {_sample(values[i])}"
+        yield kind, port.name or "(the value)", f"{port.dtype}[{shape}]", known
+
+
+def _sample(value: np.ndarray) -> str:
+    flat = value.reshape(-1)
+    text = " ".join(str(int(x)) for x in flat[:FEW])
+    return text + (f" ... ({flat.size:,} values)" if flat.size > FEW else "")
+
+
+def ports(program: Program, claims: Claims, most: int | None = None) -> None:
+    """Inputs and outputs: name, type, and the value or the commitment."""
+    rows = [
+        *_port_rows("input", program, program.inputs, claims.inputs, claims.input_commitments),
+        *_port_rows("output", program, program.outputs, claims.outputs, claims.output_commitments),
+    ]
+    shown = rows[:most]
+    grid("Inputs and outputs", ("", "name", "type", "value"), shown)
+    if len(shown) < len(rows):
+        line(f"... and {len(rows) - len(shown)} more (zkjax inspect lists all)")
+
+
+def _commitments(title: str, commitments: Sequence[Commitment]) -> list[tuple]:
+    return [
+        (title, c.root.hex(), f"{len(c.shapes)}", f"{c.openings}", f"{c.layout.elements:,}")
+        for c in commitments
+    ]
+
+
+# Inspect ------------------------------------------------------------------------------------
+
+
+def inspected(bundle: Bundle) -> None:
+    """Everything that follows from the statement and the claims, and the sizes of the files."""
+    program, claims = bundle.statement.program, bundle.claims
+    bundle.proof()
+    setup = Setup(bundle.statement, claims)
+    planner = Planner(setup.profile.kappa)
+    setup.reduce(planner)
+    pads = setup.pads((planner.singles, planner.triples), Member("pads", b"", 0))
+    budget = setup.budget(planner, pads)
+    line("not verified: this is what the files claim", "bold yellow")
+    line(f"  statement   {claims.statement.hex()}")
+    line(f"  profile     {claims.profile}")
+    line(f"  program     {_counts(program)}")
+    for name, count in bundle.sizes.items():
+        line(f"  {name:<13} {size(count)}")
+    ports(program, claims)
+    kinds = Counter(op.kind for op in program.ops)
+    grid("Operations", ("kind", "number"), [(k, f"{n:,}") for k, n in kinds.most_common()], (1,))
+    _inspect_lookups(program)
+    commitments = _commitments("input", claims.input_commitments)
+    commitments += _commitments("output", claims.output_commitments)
+    if commitments:
+        names = ("", "root", "tensors", "openings", "field elements")
+        grid("Commitments", names, commitments, (2, 3, 4))
+    codes = [("pads", pads.code, pads.rows + 3)]
+    codes[:0] = [(t.name, t.layout.code, t.layout.rows) for t in setup.tableaux]
+    rows = [
+        (name, f"{rows:,}", c.row, c.blinding, c.length, queries_for(c, setup.profile))
+        for name, c, rows in codes
+    ]
+    names = ("tableau", "rows", "row values", "blinding", "code length", "columns opened")
+    grid("Tableaux", names, rows, range(1, 6))
+    terms = [(name, f"{bits:.1f}") for name, bits in budget.terms.items()]
+    grid(
+        "Soundness budget", ("term", "bits"), [*terms, ("all together", f"{budget.bits:.1f}")], (1,)
+    )
+    if setup.grinding:
+        line(f"The lookup challenge includes {setup.grinding} bits of proof of work.")
+
+
+def _inspect_lookups(program: Program) -> None:
+    counts = Counter[int]()
+    for lookup in program.lookups:
+        counts[lookup.table] += math.prod(program.shape(lookup.vars[0]))
+    rows = [
+        (t.name, f"{t.rows:,}", t.width, f"{counts[i]:,}") for i, t in enumerate(program.tables)
+    ]
+    if rows:
+        grid("Lookups", ("table", "rows", "columns", "lookups"), rows, (1, 2, 3))
+
+
+# Demo ---------------------------------------------------------------------------------------
+
+
+class Phases:
+    """A line that names the current phase; on anything but a terminal, one line a phase."""
+
+    def __init__(self):
+        self._console = Console()
+        self._progress = None
+        if self._console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("start", total=None)
+
+    def __enter__(self) -> Phases:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def __call__(self, name: str) -> None:
+        if self._progress:
+            self._progress.update(self._task, description=escape(clean(name)))
+        else:
+            line(name)
+
+
+_ROWS = (
+    ("prove", "prove_seconds", "{:.2f} s"),
+    ("verify", "verify_seconds", "{:.2f} s"),
+    ("proof", "proof_bytes", "size"),
+    ("peak memory", "peak_memory_bytes", "size"),
+    ("lookups", "lookups", "{:,}"),
+    ("committed field elements", "committed_elements", "{:,}"),
+    ("messages", "messages", "{:,}"),
+    ("kernels compiled", "kernels", "{:,}"),
+    ("soundness bits", "soundness_bits", "{:.1f}"),
+    ("loss before", "loss_before", "{:.4f}"),
+    ("loss after", "loss_after", "{:.4f}"),
+)
+
+
+def demo_report(report: dict, out: Path) -> None:
+    """The figures of a demo run."""
+    phases = report.get("phases", {})
+    rows = [(name, f"{seconds:.2f} s") for name, seconds in phases.items()]
+    grid("Phases of the proof", ("phase", "time"), rows, (1,))
+    rows = []
+    for label, key, form in _ROWS:
+        if key in report:
+            value = report[key]
+            rows.append((label, size(value) if form == "size" else form.format(value)))
+    grid("Result", ("", ""), rows, (1,))
+    line("")
+    line(f"Files are in {out}. Check the proof in a process of its own: zkjax verify {out}")
