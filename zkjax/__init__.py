@@ -59,7 +59,5 @@ def __getattr__(name: str):
         return importlib.import_module("zkjax.fixed")
     if name not in _HOMES:
         raise AttributeError(f"module 'zkjax' has no attribute {name!r}")
-    # Set last: importing zkjax.prove binds the submodule here, and the function must win.
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    # Importing zkjax.prove binds the submodule here instead; it is callable (see _callable).
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._callable import make_callable
 from zkjax._compat import x64
 from zkjax.argument import kernels, opening
 from zkjax.argument.entropy import Entropy
@@ -257,3 +258,6 @@ def provable(fn: Callable) -> Callable:
     run.__name__ = getattr(fn, "__name__", "provable")
     run.__wrapped__ = fn
     return run
+
+
+make_callable(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._callable import make_callable
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.tableau import Tableau
@@ -166,3 +167,4 @@ def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) 
     return Sealed(arrays, treedef, commitment, tableau, openings)
 
 
+make_callable(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._callable import make_callable
 from zkjax.argument import opening
 from zkjax.argument.budget import PROFILES, Budget
 from zkjax.argument.opening import Member
@@ -143,3 +144,6 @@ def bind_arguments(statement: Statement, args) -> tuple[dict[int, np.ndarray], l
     if rest:
         raise StatementError("too many arguments for this statement")
     return arrays, commitments
+
+
+make_callable(__name__)

@@ -196,7 +196,7 @@ def _rsqrt(x, fraction, bits):
 def _rsqrt_bwd(fraction, bits, y, ct):
     """-1/2 y^3 ct, rounded after each product."""
     f = current_cotangent_format()
-    once = round(ct * y, *f)
+    once = round(round(ct, *f) * y, *f)
     return (-0.5 * round(once * y, *f) * y,)
 
 
@@ -264,6 +264,7 @@ def _softmax_fwd(x, mask, fraction, out_fraction):
 def _softmax_bwd(fraction, out_fraction, p, ct):
     """p (ct - <p, ct>)."""
     f = current_cotangent_format()
+    ct = round(ct, *f)
     mean = round(jnp.sum(p * ct, axis=-1, keepdims=True), *f)
     return p * (ct - mean), None
 

@@ -37,6 +37,13 @@ def _hash(*parts) -> bytes:
     return hashlib.blake2s(data.encode(), digest_size=16).digest()
 
 
+def _plain(value):
+    """Parameters as Python integers, strings and tuples, whatever JAX and NumPy hand over."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(v) for v in value)
+    return value if isinstance(value, str) else int(value)
+
+
 class Builder:
     """Collects operations and relations while a function is traced."""
 
@@ -82,6 +89,7 @@ class Builder:
                 self.where,
             )
         shape = tuple(int(n) for n in shape)
+        params = _plain(params)
         hashed = () if kind == "constant" else params
         digest = _hash(kind, [self.hashes[i] for i in inputs], shape, hashed, key)
         if digest in self._known:

@@ -9,6 +9,7 @@ batched: its body is vmapped over the steps, the carry-in is the shifted carry-o
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,17 @@ class Tracer:
             integers = np.broadcast_to(integers, shape)
         return Sym(self.builder.constant(integers), fraction)
 
+    def shape_of(self, value: Value) -> tuple[int, ...]:
+        return self.builder.shape(value.var) if isinstance(value, Sym) else np.shape(value)
+
+    def spread(self, value: Value, shape: Sequence[int]) -> Sym:
+        """A value broadcast to a shape, as NumPy does."""
+        inside = self.shape_of(value)
+        if isinstance(value, Sym) and inside != tuple(shape):
+            dims = list(range(len(shape) - len(inside), len(shape)))
+            return Sym(self.builder.broadcast(value.var, tuple(shape), dims), value.fraction)
+        return self.sym(value, shape)
+
     def at_fraction(self, value: Value, fraction: int) -> Sym:
         """The same value with more fraction bits (exact)."""
         s = self.sym(value)
@@ -112,8 +124,9 @@ class Tracer:
         return Sym(self.builder.affine([(s.var, 1 << (fraction - s.fraction))]), fraction)
 
     def aligned(self, *values: Value) -> tuple[list[int], int]:
-        """Variables of all values at their largest fraction."""
-        syms = [self.sym(v) for v in values]
+        """Variables of all values at their largest fraction; scalars are broadcast."""
+        shape = np.broadcast_shapes(*(self.shape_of(v) for v in values))
+        syms = [self.spread(v, shape) for v in values]
         fraction = max(s.fraction for s in syms)
         return [self.at_fraction(s, fraction).var for s in syms], fraction
 
@@ -318,6 +331,11 @@ def _library_folders() -> list[str]:
             except ImportError:
                 continue
             _PACKAGES.extend(os.path.abspath(folder) + os.sep for folder in module.__path__)
+        # The arithmetic of our own models is not where a user looks either.
+        home = importlib.util.find_spec("zkjax.models")
+        if home is not None and home.submodule_search_locations:
+            folder = os.path.abspath(home.submodule_search_locations[0])
+            _PACKAGES.append(os.path.join(folder, "numerics.py"))
     return _PACKAGES
 
 
@@ -329,7 +347,7 @@ def source_line(eqn) -> str:
     folders = _library_folders()
     for frame in traceback.frames:
         name = frame.file_name
-        if name.startswith("<") or any(os.path.abspath(name).startswith(f) for f in folders):
+        if name.startswith("<") or os.path.abspath(name).startswith(tuple(folders)):
             continue
         return f"{name}:{frame.line_num} ({frame.function_name})"
     return ""

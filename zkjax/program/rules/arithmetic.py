@@ -43,7 +43,8 @@ def _mul(t: Tracer, eqn, x, y):
         x, y = y, x
     if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
         return [scale(t, x, float(y.reshape(-1)[0]))]
-    x, y = t.sym(x), t.sym(y)
+    shape = eqn.outvars[0].aval.shape
+    x, y = t.spread(x, shape), t.spread(y, shape)
     return [Sym(t.builder.multiply(x.var, y.var), x.fraction + y.fraction)]
 
 

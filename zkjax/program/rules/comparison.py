@@ -83,7 +83,7 @@ def _or(t: Tracer, eqn, x, y):
 def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndarray, shape) -> Sym:
     """if_zero + bit (if_one - if_zero)."""
     b = t.builder
-    one, zero = t.sym(if_one, shape), t.sym(if_zero, shape)
+    one, zero = t.spread(if_one, shape), t.spread(if_zero, shape)
     (one_var, zero_var), fraction = t.aligned(one, zero)
     bound = max(b.bounds[one_var], b.bounds[zero_var])
     gap = b.affine([(one_var, 1), (zero_var, -1)])

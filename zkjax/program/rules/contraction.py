@@ -19,6 +19,11 @@ def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
     free_y = [a for a in range(len(shape_y)) if a not in {q for _, q in batch + summed}]
     fraction = x.fraction + y.fraction
     count = int(np.prod([shape_x[p] for p, _ in summed], dtype=np.int64))
+    for side, axes in ((x, [p for p, _ in summed]), (y, [q for _, q in summed])):
+        op = b.ops[side.var]
+        if op.kind == "onehot" and len(op.shape) - 1 in axes:
+            count //= op.shape[-1]  # one entry of the row is 1, the others 0
+            break
     bound = b.bounds[x.var] * b.bounds[y.var] * count
     nb, nx, ny = len(batch), len(free_x), len(free_y)
     if b.hashes[x.var] > b.hashes[y.var]:

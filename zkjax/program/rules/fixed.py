@@ -65,7 +65,7 @@ def _divide(t: Tracer, eqn, n, d):
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b = t.builder
     d = t.sym(d)
-    n = t.sym(n, b.shape(d.var))
+    n = t.spread(n, b.shape(d.var))
     shift = fraction + d.fraction - n.fraction
     if shift < 0:
         raise ScaleError(
