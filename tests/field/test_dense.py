@@ -1,0 +1,89 @@
+"""Exact float products against Python integers."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from reference import e_mul, e_sum, elements, embed, random_field
+
+from zkjax.field import dense
+
+BOUNDS = [0, 1, 2**8, 2**15, 2**24 - 1, 2**24, 2**31, 2**40, 2**50]
+
+
+def signed(rng, shape, bound: int) -> np.ndarray:
+    """Random integers in [-bound, bound] as float64, the ends among them."""
+    values = rng.integers(-bound, bound + 1, size=shape)
+    ends = np.where(rng.random(shape) < 0.5, bound, -bound)
+    return np.where(rng.random(shape) < 0.3, ends, values).astype(np.float64)
+
+
+def naive_matvec(matrix, weights, kappa: int):
+    w = elements(weights)
+    return [
+        e_sum((e_mul(embed(int(v), kappa), x) for v, x in zip(row, w, strict=True)), kappa)
+        for row in matrix
+    ]
+
+
+@pytest.mark.parametrize("kappa", [2, 3])
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 64)])
+def test_matvec(kappa, bound, shape, rng):
+    matrix, weights = signed(rng, shape, bound), random_field(rng, (kappa, shape[1]))
+    assert elements(dense.matvec(matrix, weights, bound)) == naive_matvec(matrix, weights, kappa)
+
+
+@pytest.mark.parametrize("bound", [2**15, 2**40])
+def test_matvec_of_extremes(bound):
+    """All entries at the bound and all weights at p - 1: the largest partial sums there are."""
+    for sign in (1, -1):
+        matrix = np.full((1, 300), sign * float(bound))
+        weights = np.full((2, 300), 2**64 - 2**32, dtype=np.uint64)
+        assert elements(dense.matvec(matrix, weights, bound)) == naive_matvec(matrix, weights, 2)
+
+
+def test_matvec_of_a_transposed_view(rng):
+    matrix, weights = signed(rng, (5, 3), 1000), random_field(rng, (2, 5))
+    assert elements(dense.matvec(matrix.T, weights, 1000)) == naive_matvec(matrix.T, weights, 2)
+
+
+def naive_contract(values, weights, kappa: int):
+    kept = [range(n) if a not in weights else (None,) for a, n in enumerate(values.shape)]
+    vectors = {a: elements(w) for a, w in weights.items()}
+    out = []
+    for place in product(*kept):
+        ranges = [range(n) if i is None else (i,) for i, n in zip(place, values.shape, strict=True)]
+        terms = (
+            e_mul(embed(int(values[i]), kappa), *(vectors[a][i[a]] for a in weights))
+            for i in product(*ranges)
+        )
+        out.append(e_sum(terms, kappa))
+    return out
+
+
+@pytest.mark.parametrize("kappa", [2, 3])
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), (2, 0)])
+@pytest.mark.parametrize("bound", [1000, 2**50])
+def test_contract(kappa, axes, bound, rng):
+    values = signed(rng, (2, 4, 3), bound)
+    weights = {a: random_field(rng, (kappa, values.shape[a])) for a in axes}
+    got = dense.contract(values, weights, bound)
+    assert got.shape == (kappa, *(n for a, n in enumerate(values.shape) if a not in axes))
+    assert elements(got.reshape(kappa, -1)) == naive_contract(values, weights, kappa)
+
+
+@pytest.mark.parametrize("kappa", [2, 3])
+def test_kron(kappa, rng):
+    vectors = [random_field(rng, (kappa, n)) for n in (2, 1, 3)]
+    expected = [e_mul(*factors) for factors in product(*(elements(v) for v in vectors))]
+    assert elements(dense.kron(vectors, kappa)) == expected
+    assert elements(dense.kron([], kappa)) == [embed(1, kappa)]
+
+
+def test_pad_to(rng):
+    vector = random_field(rng, (2, 3))
+    assert elements(dense.pad_to(vector, 5)) == elements(vector) + [(0, 0)] * 2
+    assert elements(dense.pad_to(vector, 3)) == elements(vector)
