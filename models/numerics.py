@@ -75,7 +75,7 @@ class FixedPoint:
     activations: Format = Format(11, 16)
     scores: Format = Format(10, 16)
     weights: Format = Format(12, 16)
-    mean_square: Format = Format(16, 22)
+    mean_square: Format = Format(14, 22)
     inverse_rms_format: Format = Format(12, 19)
     cotangents: Format = Format(20, 24)
     statistic_cotangents: Format = Format(16, 28)

@@ -36,7 +36,7 @@ class FineTuning:
     model: LlamaConfig = field(default_factory=LlamaConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     numerics: FixedPoint = field(default_factory=FixedPoint)
-    loss_scale: float = 64.0
+    loss_scale: float = 16.0
 
 
 def graph_of(config: LlamaConfig) -> Any:

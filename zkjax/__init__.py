@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zkjax import fixed
     from zkjax.errors import VerificationError, ZkjaxError
     from zkjax.program.statement import Statement
-    from zkjax.program.trace import trace
+    from zkjax.program.trace import Private, trace
     from zkjax.proof import Claims, Commitment, Proof
     from zkjax.prove import provable, prove
     from zkjax.seal import Sealed, seal
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Claims": "zkjax.proof",
     "Commitment": "zkjax.proof",
+    "Private": "zkjax.program.trace",
     "Proof": "zkjax.proof",
     "Sealed": "zkjax.seal",
     "Statement": "zkjax.program.statement",
@@ -40,6 +41,7 @@ _HOMES = {
 __all__ = [
     "Claims",
     "Commitment",
+    "Private",
     "Proof",
     "Sealed",
     "Statement",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ class Commitment:
     """A hiding commitment to a list of integer tensors.
 
     ``openings`` is the number of proofs it can enter in its life. The code and the layout follow from
-    the shapes, the openings and the profile.
+    the shapes, the openings and the profile. ``treedef`` is the pytree structure of the committed
+    value where it is known; it is not part of the commitment (see ``like``).
     """
 
     root: bytes
@@ -34,6 +36,13 @@ class Commitment:
     dtypes: tuple[str, ...]
     openings: int
     profile: str
+    treedef: Any = field(default=None, compare=False, repr=False)
+
+    def like(self, example: Any) -> Commitment:
+        """This commitment with the pytree structure of ``example``, for ``verify`` of a function."""
+        import jax
+
+        return replace(self, treedef=jax.tree_util.tree_structure(example))
 
     @cached_property
     def layout(self) -> Layout:

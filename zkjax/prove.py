@@ -144,7 +144,12 @@ def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:
 
     def pick(tree):
         inside = numbers(tree)
-        return leaves[inside[0]] if inside else tree
+        if not inside:
+            return tree
+        leaf = leaves[inside[0]]
+        if isinstance(leaf, Sealed):
+            return leaf.with_structure(jax.tree_util.tree_structure(tree))
+        return leaf
 
     return jax.tree_util.tree_map(pick, full, is_leaf=is_sealed)
 

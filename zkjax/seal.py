@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Sealed:
     def __init__(self, leaves, treedef, commitment, tableau, remaining, path=None):
         self.leaves: list[np.ndarray] = leaves
         self.treedef = treedef
-        self.commitment: Commitment = commitment
+        self.commitment: Commitment = replace(commitment, treedef=treedef)
         self.tableau: Tableau = tableau
         self.remaining: int = remaining
         self.path: Path | None = path
@@ -50,6 +51,12 @@ class Sealed:
         return self is other
 
     __hash__ = object.__hash__
+
+    def with_structure(self, treedef) -> Sealed:
+        """The same sealed value, read as another pytree of as many leaves."""
+        self.treedef = treedef
+        self.commitment = replace(self.commitment, treedef=treedef)
+        return self
 
     def spend(self) -> None:
         """Take one opening; raises SealError when none is left. On disk first, if saved."""

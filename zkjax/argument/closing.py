@@ -18,7 +18,7 @@ from zkjax.argument.sumcheck import idle_factor, point_array, sumcheck
 from zkjax.argument.tensor_claims import Job, Matrix, TensorRounds, split_axes
 from zkjax.field import dense
 from zkjax.field import extension as ext
-from zkjax.field.multilinear import eq_vector
+from zkjax.field.multilinear import Point, eq_vector
 from zkjax.field.scalar import Scalar
 
 
@@ -69,20 +69,20 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
         ]
         provers = [TensorRounds(jobs, kappa)]
     point, final = sumcheck(party, claim, num_vars, 2, provers, "opening round")
-    coordinates = point_array(point, kappa)
+    at = Point(point_array(point, kappa))
     weights = [np.zeros((kappa, t.layout.rows), dtype=np.uint64) for t in tableaux]
     inner: dict = {}
     for i, slot in slots:
         tableau = tableaux[i]
         if not _claimed(slot, tableau, claims):
             continue
-        local = coordinates[:, num_vars - slot.log :]
+        local = at.last(slot.log)
         share = _slot_weight(slot, tableau, claims, local, inner)
         share = share * idle_factor(point, slot.log, kappa)
         high = slot.log - tableau.layout.code.log_row
-        rows = eq_vector(local[:, :high], slot.rows)
+        rows = eq_vector(local.coordinates[:, :high], slot.rows)
         weights[i][:, slot.row : slot.row + slot.rows] = ext.mul(rows, share.array()[:, None])
-    points = [coordinates[:, num_vars - t.layout.code.log_row :] for t in tableaux]
+    points = [at.last(t.layout.code.log_row).coordinates for t in tableaux]
     pads = {
         leaf: -c
         for leaf, c in party.tape.gradient([(final, Scalar.of(1, kappa))]).items()
@@ -100,37 +100,26 @@ def _is_single(slot: Slot, tableau: Committed) -> bool:
     return len(slot.tensors) == 1 and padded_log(tableau.layout.shapes[index]) == slot.log
 
 
-def _slot_weight(slot: Slot, tableau: Committed, claims: Claims, local, cache: dict) -> Scalar:
+def _slot_weight(
+    slot: Slot, tableau: Committed, claims: Claims, local: Point, cache: dict
+) -> Scalar:
     """The combined weight function of a slot at its point: sum_j c_j prod_axis <w, eq>."""
-    kappa = local.shape[0]
+    kappa = local.coordinates.shape[0]
     total = Scalar.of(0, kappa)
     for index, offset in slot.tensors:
         shape = tableau.layout.shapes[index]
         log = padded_log(shape)
-        place = eq_vector_at(local[:, : slot.log - log], offset >> log)
-        start = slot.log - log
-        coordinates = local[:, start:]
-        key = (log, shape)  # all slots share the last coordinates
-        if ("eq", *key) not in cache:
-            cache[("eq", *key)] = _axis_eq(coordinates, shape)
-        eqs = cache[("eq", *key)]
+        place = eq_vector_at(local.coordinates[:, : slot.log - log], offset >> log)
+        eqs = local.last(log).weights(shape)
         for c, weights in claims.get(tableau.tensors[index], ()):
             value = c * place
-            for axis, w in enumerate(weights):
-                inner_key = (*key, axis, id(w))
-                if inner_key not in cache:
-                    cache[inner_key] = Scalar.from_array(ext.dot(w, eqs[axis]))
-                value = value * cache[inner_key]
+            for w, eq in zip(weights, eqs, strict=True):
+                key = (id(w), id(eq))
+                if key not in cache:
+                    cache[key] = Scalar.from_array(ext.dot(w, eq))
+                value = value * cache[key]
             total = total + value
     return total
-
-
-def _axis_eq(coordinates: np.ndarray, shape) -> list[np.ndarray]:
-    out, start = [], 0
-    for n, log in zip(shape, axis_logs(shape), strict=True):
-        out.append(eq_vector(coordinates[:, start : start + log], n))
-        start += log
-    return out
 
 
 def eq_vector_at(point: np.ndarray, index: int) -> Scalar:

@@ -71,3 +71,36 @@ def identity_at(point: np.ndarray) -> np.ndarray:
     for b in range(n):
         total = ext.add(ext.add(total, total), point[:, b])
     return total
+
+
+class Point:
+    """A point of E^n whose eq vectors are computed once, also for its suffixes.
+
+    Equal vectors are the same arrays, so functionals at the same point can be recognised and merged.
+    """
+
+    def __init__(self, coordinates: np.ndarray, _cache: dict | None = None):
+        self.coordinates = coordinates  # (kappa, n), most significant first
+        self._cache = {} if _cache is None else _cache
+
+    def __len__(self) -> int:
+        return self.coordinates.shape[1]
+
+    def last(self, k: int) -> Point:
+        """The last k coordinates."""
+        return Point(self.coordinates[:, len(self) - k :], self._cache)
+
+    def eq(self, start: int, log: int, length: int) -> np.ndarray:
+        """eq of coordinates [start, start + log), truncated to ``length``: (kappa, length)."""
+        key = (len(self) - start, log, length)
+        if key not in self._cache:
+            self._cache[key] = eq_vector(self.coordinates[:, start : start + log], length)
+        return self._cache[key]
+
+    def weights(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """eq on a tensor of this shape, padded to powers of two: one truncated vector an axis."""
+        out, start = [], 0
+        for n in shape:
+            out.append(self.eq(start, log2_ceil(n), n))
+            start += log2_ceil(n)
+        return tuple(out)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -28,7 +29,7 @@ from zkjax.argument.tensor_claims import Job, TensorRounds
 from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
-from zkjax.field.multilinear import eq_vector, identity_at, indicator_at
+from zkjax.field.multilinear import Point, identity_at, indicator_at
 from zkjax.field.scalar import Scalar
 from zkjax.program.ops import RULES, ContractAxes, NotRankOne, Op
 from zkjax.program.program import Program
@@ -69,8 +70,8 @@ class _Instance:
 
     var: int
     num_vars: int
-    weight: object  # coordinates -> Scalar
-    factors: list[tuple[int, object]]  # (operand variable, coordinates -> weights)
+    weight: Callable[[Point], Scalar]
+    factors: list[tuple[int, Callable[[Point], Weights]]]  # operand and its weights at a point
 
 
 @dataclass
@@ -102,14 +103,6 @@ class Reduction:
             self._public_only.append(known)
 
     # Functionals ----------------------------------------------------------------------------
-
-    def _eq_weights(self, coordinates: np.ndarray, shape) -> Weights:
-        """eq at a point of a padded shape, one truncated vector an axis."""
-        out, start = [], 0
-        for n, log in zip(shape, axis_logs(shape), strict=True):
-            out.append(eq_vector(coordinates[:, start : start + log], n))
-            start += log
-        return tuple(out)
 
     def _value(self, var: int, weights: Weights) -> Scalar:
         values = self.witness.values[var]
@@ -179,16 +172,16 @@ class Reduction:
         if self.witness is not None:
             tree = logup.Tree(*self._leaves(slots, log_size, alpha, beta))
         point, numerator, denominator = logup.reduce_tree(party, log_size, tree)
-        coordinates = point_array(point, kappa)
+        leaf = Point(point_array(point, kappa))
         numerator_terms, known = [(numerator, self.one)], Scalar.of(0, kappa)
         denominator_known, terms = self.one, []
         cache: dict = {}
         count = len(program.lookups)
         for relation, slot in zip(program.lookups, slots[:count], strict=True):
             shape = program.shape(relation.vars[0])
-            local = coordinates[:, len(point) - slot.log :]
+            local = leaf.last(slot.log)
             if shape not in cache:
-                cache[shape] = self._eq_weights(local, shape), _indicator(local, shape)
+                cache[shape] = local.weights(shape), _indicator(local.coordinates, shape)
             weights, inside = cache[shape]
             share = logup.slot_weight(slot, point, kappa)
             known = known - share * inside
@@ -198,12 +191,12 @@ class Reduction:
             for var, power in zip(relation.vars, powers, strict=False):
                 terms.append((var, weights, -(share * power)))
         for t, (table, slot) in enumerate(zip(program.tables, slots[count:], strict=True)):
-            local = coordinates[:, len(point) - slot.log :]
+            local = leaf.last(slot.log)
             share = logup.slot_weight(slot, point, kappa)
-            weights = self._eq_weights(local, (table.rows,))
+            weights = local.weights((table.rows,))
             multiplicity = party.functional(self.ids["multiplicity"][t], weights)
             numerator_terms.append((multiplicity, share))
-            inside = Scalar.from_array(indicator_at(local, table.rows))
+            inside = Scalar.from_array(indicator_at(local.coordinates, table.rows))
             powers = logup.fingerprint_powers(beta, table.width)
             row = powers[-1] * (t + 1) * inside
             row = row + self._keys_at(table, local, inside)
@@ -215,11 +208,11 @@ class Reduction:
         resolved = self.resolve(terms)
         party.require_zero(denominator - resolved - denominator_known, "lookup denominator")
 
-    def _keys_at(self, table, local: np.ndarray, inside: Scalar) -> Scalar:
+    def _keys_at(self, table, local: Point, inside: Scalar) -> Scalar:
         low = int(table.columns[0][0])
-        if table.rows == 1 << local.shape[1]:
-            return Scalar.from_array(identity_at(local)) + inside * low
-        weights = self._eq_weights(local, (table.rows,))
+        if table.rows == 1 << len(local):
+            return Scalar.from_array(identity_at(local.coordinates)) + inside * low
+        weights = local.weights((table.rows,))
         return functional_value(table.columns[0].astype(np.float64), weights, self.kappa)
 
     def _leaves(self, slots, log_size: int, alpha: Scalar, beta: Scalar):
@@ -262,7 +255,7 @@ class Reduction:
         def weights_for(shape) -> Weights:
             if shape not in cache:
                 vector = party.challenges("zero point", padded_log(shape))
-                cache[shape] = self._eq_weights(point_array(vector, self.kappa), shape)
+                cache[shape] = Point(point_array(vector, self.kappa)).weights(shape)
             return cache[shape]
 
         for var in program.zeros:
@@ -331,20 +324,20 @@ class Reduction:
             provers = [rounds, TensorRounds(jobs, kappa)]
         claim = party.tape.combine(claim_parts)
         point, final = sumcheck(party, claim, num_vars, 3, provers, "product round")
-        coordinates = point_array(point, kappa)
+        at = Point(point_array(point, kappa))
         finals = rounds.finals() if self.witness is not None else {}
         onehot_finals = provers[1].finals() if provers else {}
         total = [(final, self.one)]
         for index, instance in enumerate(instances):
-            local = coordinates[:, num_vars - instance.num_vars :]
+            local = at.last(instance.num_vars)
             weight = instance.weight(local) * idle_factor(point, instance.num_vars, kappa)
             product = self._finish_product(instance, local, finals.get(index))
             total.append((product, -weight))
         evaluations = []
         for var, weighted in onehots:
             size = padded_log(program.shape(var))
-            local = coordinates[:, num_vars - size :]
-            eq = self._eq_weights(local, program.shape(var))
+            local = at.last(size)
+            eq = local.weights(program.shape(var))
             weight = sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, kappa))
             weight = weight * idle_factor(point, size, kappa)
             sent = party.send("onehot claim", 1, lambda v=var: [onehot_finals[v]])[0]
@@ -377,11 +370,11 @@ class Reduction:
             return np.stack([weight, *operands])
 
         def weight_at(local):
-            eq = self._eq_weights(local, op.shape)
+            eq = local.weights(op.shape)
             return sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, self.kappa))
 
         def eq(local):
-            return self._eq_weights(local, op.shape)
+            return local.weights(op.shape)
 
         yield _Instance(var, sum(logs), weight_at, [(i, eq) for i in op.inputs]), tables
 
@@ -407,11 +400,11 @@ class Reduction:
                 return np.stack([weight, left, right])
 
             def weight_at(local, weights=weights, c=c):
-                eq = self._eq_weights(local, tuple(inner))
+                eq = local.weights(tuple(inner))
                 return c * _inner(weights[:nb], eq[:nb])
 
             def operand(local, free, order, rank):
-                eq = self._eq_weights(local, tuple(inner))
+                eq = local.weights(tuple(inner))
                 out = [free.get(a) for a in range(rank)]
                 for position, axis in enumerate(order):
                     out[axis] = eq[position]
@@ -456,17 +449,17 @@ class Reduction:
             return np.stack([weight, ext.lift(operand, self.kappa), _ones(operand.size, self.kappa)])
 
         def weight_at(local):
-            eq = self._eq_weights(local, in_shape)
+            eq = local.weights(in_shape)
             return Scalar.from_array(
                 ext.dot(dense_weight().reshape(self.kappa, -1), dense.kron(list(eq), self.kappa))
             )
 
         def eq(local):
-            return self._eq_weights(local, in_shape)
+            return local.weights(in_shape)
 
         yield _Instance(var, sum(logs), weight_at, [(op.inputs[0], eq)]), tables
 
-    def _finish_product(self, instance: _Instance, local: np.ndarray, finals) -> Expression:
+    def _finish_product(self, instance: _Instance, local: Point, finals) -> Expression:
         """The product of the factors' values at the point, each tied to its variable."""
         party = self.party
         if len(instance.factors) == 1:
@@ -496,15 +489,16 @@ class Reduction:
         matrix = _Onehot(index, high_logs, low)
         return Job(var, sum(high_logs), low, matrix, claims, value)
 
-    def _reduce_onehot(self, var: int, local: np.ndarray, claim: Expression) -> None:
+    def _reduce_onehot(self, var: int, local: Point, claim: Expression) -> None:
         """claim = sum_t eq(r, t) prod_b (bit_b(t) s_b + (1 - bit_b(t)) (1 - s_b)) over the indices t."""
         party, kappa, op = self.party, self.kappa, self.program.ops[var]
         shape = op.shape[:-1]
         logs = axis_logs(shape)
         size = sum(logs)
         bits = op.inputs
-        eq_index = self._eq_weights(local[:, :size], shape)
-        digits = [Scalar.from_array(local[:, size + len(bits) - 1 - b]) for b in range(len(bits))]
+        eq_index = local.weights(shape)
+        last = size + len(bits) - 1
+        digits = [Scalar.from_array(local.coordinates[:, last - b]) for b in range(len(bits))]
         degree = len(bits) + 1
         provers = []
         if self.witness is not None:
@@ -517,8 +511,7 @@ class Reduction:
             rounds.add(var, size, claim.value, lambda: np.stack(tables))
             provers = [rounds]
         point, final = sumcheck(party, claim, size, degree, provers, "onehot round")
-        coordinates = point_array(point, kappa)
-        eq = self._eq_weights(coordinates, shape)
+        eq = Point(point_array(point, kappa)).weights(shape)
         product = None
         for b, s in zip(bits, digits, strict=True):
             value = self.resolve([(b, eq, self.one)])

@@ -66,6 +66,13 @@ class Traced:
         return arrays, commitments
 
 
+@dataclass(frozen=True)
+class Private:
+    """Stands for a sealed argument in ``trace``: only shapes and types are used."""
+
+    tree: Any
+
+
 _CACHE: dict = {}
 
 
@@ -74,14 +81,18 @@ def argument_leaves(args) -> tuple[list[jax.ShapeDtypeStruct], list[int], list[s
     shapes, groups, names, trees = [], [], [], []
     group = 0
     for position, arg in enumerate(args):
+        sealed = isinstance(arg, Sealed | Commitment | Private)
         if isinstance(arg, Commitment):
             leaves = [
                 jax.ShapeDtypeStruct(s, np.dtype(d))
                 for s, d in zip(arg.shapes, arg.dtypes, strict=True)
             ]
-            tree = leaves[0] if len(leaves) == 1 else leaves
+            if arg.treedef is not None:
+                tree = arg.treedef.unflatten(leaves)
+            else:
+                tree = leaves[0] if len(leaves) == 1 else leaves
         else:
-            tree = arg.tree if isinstance(arg, Sealed) else arg
+            tree = arg.tree if sealed else arg
         flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
         for path, leaf in flat:
             if not hasattr(leaf, "dtype"):
@@ -93,22 +104,16 @@ def argument_leaves(args) -> tuple[list[jax.ShapeDtypeStruct], list[int], list[s
                     "zkjax.fixed.quantize and read them inside with zkjax.fixed.decode"
                 )
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-            sealed = isinstance(arg, Sealed | Commitment)
             groups.append(group if sealed else -1)
             names.append(f"{position}{jax.tree_util.keystr(path)}")
         trees.append(treedef)
-        group += isinstance(arg, Sealed | Commitment)
+        group += sealed
     return shapes, groups, names, trees
 
 
-def trace_call(fn: Callable, args, sealed_outputs: Any = False, structures=None) -> Traced:
-    """Trace ``fn`` for these arguments; traces are remembered per function and shapes.
-
-    ``structures`` replaces the pytree structure of arguments given as bare commitments.
-    """
+def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
+    """Trace ``fn`` for these arguments; traces are remembered per function and shapes."""
     shapes, groups, names, trees = argument_leaves(args)
-    if structures is not None:
-        trees = structures
     key = (
         fn,
         tuple((s.shape, s.dtype.name) for s in shapes),
@@ -208,6 +213,6 @@ def _output_groups(prefix: Any, out_tree) -> list[int]:
 def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Statement]:
     """``trace(fn)(*args)``: the statement that ``prove(fn)(*args)`` proves.
 
-    Arguments are as for ``prove``; a ``Commitment`` may stand for a sealed argument.
+    Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed one.
     """
     return lambda *args: trace_call(fn, args, sealed_outputs).statement
