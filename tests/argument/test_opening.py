@@ -1,0 +1,500 @@
+"""The commitment opening: honest proofs pass, and every check fires when its object is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from reference import (
+    P,
+    cube,
+    e_add,
+    e_mul,
+    e_neg,
+    e_sum,
+    element,
+    elements,
+    embed,
+    eq_weight,
+    horner,
+    ints,
+    random_field,
+)
+
+from zkjax.argument import merkle, opening
+from zkjax.argument.budget import Profile, choose_code
+from zkjax.argument.code import Code
+from zkjax.argument.entropy import SeededEntropy
+from zkjax.argument.opening import Group, Member, Pads
+from zkjax.argument.tableau import Tableau, blind
+from zkjax.argument.transcript import ProverTranscript, VerifierTranscript
+from zkjax.errors import VerificationError
+from zkjax.field.scalar import Scalar
+
+PROFILES = {2: Profile("test", 2, 10), 3: Profile("test", 3, 10)}
+kappas = pytest.mark.parametrize("kappa", [2, 3])
+
+# Per group: log2 of the row length, and the rows of its tableaux.
+GROUPS = [(2, [2, 3]), (3, [1])]
+LOG_PAD_ROW = 2
+
+
+class Instance:
+    """A small linear statement that holds, with everything a prover knows.
+
+    The pad tableau has ``triples`` rows each of x, y and xy, and one row of single pads.
+    """
+
+    def __init__(self, kappa: int = 2, groups=GROUPS, triples: int = 1, seed: int = 1, forced=None):
+        self.kappa, self.profile = kappa, PROFILES[kappa]
+        entropy, rng = SeededEntropy(seed), np.random.default_rng(7)
+        mus = opening.split_mu(len(groups) + 1, kappa, entropy)
+        self.groups, self.values = [], []
+        for (log_row, sizes), mu in zip(groups, mus, strict=False):
+            code = forced or choose_code(log_row, 1, self.profile)
+            values = [random_field(rng, (rows, code.row)) for rows in sizes]
+            members = [
+                self.member(f"tableau {i}", blind(v, code, entropy), code.log_length, entropy)
+                for i, v in enumerate(values)
+            ]
+            masks = self.member(
+                "masks", opening.group_masks(code, mu, entropy), code.log_length, entropy
+            )
+            weights = random_field(rng, (kappa, sum(sizes)))
+            point = random_field(rng, (kappa, log_row))
+            self.groups.append(Group(code, members, masks, weights, point))
+            self.values.append(np.concatenate(values))
+        code = choose_code(LOG_PAD_ROW, 1, self.profile)
+        rows = 3 * triples + 1
+        self.pad_values = random_field(rng, (kappa, rows, code.row))
+        for i in range(triples):
+            x, y = (elements(self.pad_values[:, j]) for j in (i, triples + i))
+            products = [e_mul(a, b) for a, b in zip(x, y, strict=True)]
+            self.pad_values[:, 2 * triples + i] = np.array(products, dtype=np.uint64).T
+        self.pad_mu, self.pad_code, self.triples = mus[-1], code, triples
+        self.pad_weights = random_field(rng, (kappa, rows, code.row))
+        self.commit_pads()
+
+    @staticmethod
+    def member(name: str, rows, log_length: int, entropy) -> Member:
+        tableau = Tableau.fresh(rows, log_length, entropy)
+        return Member(name, tableau.root, rows.shape[0], tableau)
+
+    def commit_pads(self) -> None:
+        """Commit ``pad_values`` (again, after a test has changed them)."""
+        entropy = SeededEntropy(99)
+        rows = opening.pad_tableau_rows(self.pad_values, self.pad_code, self.pad_mu, entropy)
+        member = self.member("pads", rows, self.pad_code.log_length, entropy)
+        count = self.pad_values.shape[1]
+        self.pads = Pads(self.pad_code, member, count, self.triples, self.pad_weights)
+
+    def known(self) -> Scalar:
+        """Minus the sum of all functionals, from the definition."""
+        kappa, total = self.kappa, embed(0, self.kappa)
+        for group, values in zip(self.groups, self.values, strict=True):
+            point = elements(group.point)
+            eq = [eq_weight(point, v, kappa) for v in cube(len(point))]
+            for g, row in zip(elements(group.weights), values, strict=True):
+                for e, v in zip(eq, ints(row), strict=True):
+                    total = e_add(total, e_mul(g, e, embed(v, kappa)))
+        flat = (elements(a.reshape(kappa, -1)) for a in (self.pad_weights, self.pad_values))
+        total = e_add(total, *(e_mul(w, v) for w, v in zip(*flat, strict=True)))
+        return Scalar(e_neg(total))
+
+    def prove(self, change=None) -> bytes:
+        transcript = (ProverTranscript if change is None else Tampering)("opening", self.kappa)
+        transcript.change = change
+        opening.prove(transcript, self.profile, self.groups, self.pads)
+        return transcript.proof
+
+    def verify(self, proof: bytes, known: Scalar | None = None) -> None:
+        """Check with what a verifier has: roots and sizes, no tableaux."""
+        groups = [
+            Group(
+                g.code,
+                [Member(m.name, m.root, m.rows) for m in g.members],
+                Member("masks", g.masks.root, g.masks.rows),
+                g.weights,
+                g.point,
+            )
+            for g in self.groups
+        ]
+        member = Member("pads", self.pads.member.root, 0)
+        pads = Pads(self.pad_code, member, self.pads.rows, self.pads.triples, self.pad_weights)
+        transcript = VerifierTranscript("opening", self.kappa, proof)
+        opening.verify(
+            transcript, self.profile, groups, pads, self.known() if known is None else known
+        )
+
+    def rejection(self, proof: bytes, known: Scalar | None = None) -> str:
+        with pytest.raises(VerificationError) as caught:
+            self.verify(proof, known)
+        return caught.value.check
+
+
+class Tampering(ProverTranscript):
+    """Changes one message before it is written, so that all later challenges fit the change.
+
+    ``change`` is (type, number among the messages of that type, function of the message).
+    """
+
+    def write(self, kind, data):
+        name, number, function = self.change
+        if kind == name and self.inventory.get(kind, (0, 0))[0] == number:
+            data = function(data)
+        super().write(kind, data)
+
+
+def add_one(word: int):
+    """Add 1 mod p to the field element with this number."""
+
+    def function(data: bytes) -> bytes:
+        values = np.frombuffer(data, dtype="<u8").copy()
+        values[word] = (int(values[word]) + 1) % P
+        return values.tobytes()
+
+    return function
+
+
+def flip_bit(byte: int, bit: int):
+    def function(data: bytes) -> bytes:
+        changed = bytearray(data)
+        changed[byte] ^= 1 << bit
+        return bytes(changed)
+
+    return function
+
+
+# Completeness ---------------------------------------------------------------------------------
+
+
+@kappas
+@pytest.mark.parametrize("groups", [GROUPS, [(2, [1])], [(3, [1, 1, 1]), (2, [4])]])
+@pytest.mark.parametrize("triples", [0, 1, 2])
+def test_honest_proofs_pass(kappa, groups, triples):
+    instance = Instance(kappa, groups, triples)
+    instance.verify(instance.prove())
+
+
+def test_the_seed_fixes_the_proof():
+    proofs = [Instance(seed=s).prove() for s in (1, 1, 2)]
+    assert proofs[0] == proofs[1] != proofs[2]
+    assert len(proofs[0]) > 1000
+
+
+@kappas
+def test_public_rows_need_no_blinding(kappa):
+    code = Code(2, 0, 6)
+    instance = Instance(kappa, [(2, [2, 1])], forced=code)
+    assert instance.groups[0].code == code
+    instance.verify(instance.prove())
+    instance.values[0][1, 1] = (int(instance.values[0][1, 1]) + 1) % P
+    assert instance.rejection(instance.prove()) == "linear test"
+
+
+# The statement --------------------------------------------------------------------------------
+
+
+@kappas
+def test_a_wrong_public_part_is_rejected(kappa):
+    instance = Instance(kappa)
+    proof, known = instance.prove(), instance.known()
+    for error in range(kappa):
+        wrong = known + Scalar(int(i == error) for i in range(kappa))
+        assert instance.rejection(proof, wrong) == "linear test"
+
+
+@kappas
+def test_other_committed_values_are_rejected(kappa):
+    """The claim is about values the tableau does not hold; proved honestly for the tableau."""
+    instance = Instance(kappa)
+    instance.values[1][0, 3] = (int(instance.values[1][0, 3]) + 1) % P
+    assert instance.rejection(instance.prove()) == "linear test"
+
+
+def test_other_pads_are_rejected():
+    instance = Instance()
+    known = instance.known()
+    instance.pad_values[:, -1, 0] = 5
+    instance.commit_pads()
+    assert instance.rejection(instance.prove(), known) == "linear test"
+
+
+@kappas
+@pytest.mark.parametrize("place", range(4))
+def test_a_false_product_is_rejected(kappa, place):
+    instance = Instance(kappa)
+    instance.pad_values[0, 2, place] = (int(instance.pad_values[0, 2, place]) + 1) % P
+    instance.commit_pads()
+    assert instance.rejection(instance.prove()) == "product test"
+
+
+def test_the_second_triple_row_counts():
+    instance = Instance(triples=2)
+    instance.pad_values[1, 5, 0] = (int(instance.pad_values[1, 5, 0]) + 1) % P
+    instance.commit_pads()
+    assert instance.rejection(instance.prove()) == "product test"
+
+
+def test_masks_must_sum_to_zero():
+    instance = Instance()
+    instance.pad_mu = instance.pad_mu + 1
+    instance.commit_pads()
+    assert instance.rejection(instance.prove()) == "linear test"
+
+
+@pytest.mark.parametrize("what", ["weights", "point"])
+@pytest.mark.parametrize("group", [0, 1])
+def test_proofs_for_another_functional_are_rejected(what, group):
+    instance = Instance()
+    proof = instance.prove()
+    known = instance.known()
+    array = getattr(instance.groups[group], what)
+    array[0, 0] = (int(array[0, 0]) + 1) % P
+    assert instance.rejection(proof, known) == "linear test"
+
+
+def test_proofs_for_other_pad_weights_are_rejected():
+    instance = Instance()
+    proof, known = instance.prove(), instance.known()
+    instance.pad_weights[1, 3, 2] = (int(instance.pad_weights[1, 3, 2]) + 1) % P
+    assert instance.rejection(proof, known) == "pad linear test"
+
+
+# Rows that are not codewords --------------------------------------------------------------------
+
+
+def spoil(member: Member, row: int, rng) -> None:
+    """Commit a random word in place of a codeword, and go on as if nothing had happened."""
+    tableau = member.tableau
+    words = tableau.codewords.copy()
+    words[row] = random_field(rng, words.shape[1])
+    tableau.codewords = words
+    leaves = [
+        merkle.leaf_digest(words[:, j], tableau.nonces[j].tobytes()) for j in range(words.shape[1])
+    ]
+    tableau.levels = merkle.build(leaves)
+    member.root = tableau.root
+
+
+@pytest.mark.parametrize(("group", "member", "row"), [(0, 0, 1), (0, 1, 2), (1, 0, 0)])
+def test_random_rows_are_rejected(group, member, row, rng):
+    instance = Instance()
+    spoil(instance.groups[group].members[member], row, rng)
+    assert instance.rejection(instance.prove()) == "proximity test"
+
+
+@pytest.mark.parametrize(("row", "check"), [(0, "proximity test"), (2, "linear test")])
+def test_random_masks_are_rejected(row, check, rng):
+    instance = Instance()
+    spoil(instance.groups[0].masks, row, rng)
+    assert instance.rejection(instance.prove()) == check
+
+
+@pytest.mark.parametrize(
+    ("row", "check"),
+    [
+        (0, "pad proximity test"),
+        (7, "pad proximity test"),
+        (8, "pad proximity test"),
+        (10, "pad linear test"),
+        (12, "product test"),
+    ],
+)
+def test_random_pad_rows_are_rejected(row, check, rng):
+    """Four pad rows and three masks of two F-rows each."""
+    instance = Instance()
+    spoil(instance.pads.member, row, rng)
+    assert instance.rejection(instance.prove()) == check
+
+
+def test_rows_of_too_high_degree_are_rejected():
+    """One coefficient beyond the dimension of the code is one too many."""
+    instance = Instance()
+    group = instance.groups[0]
+    code, old = group.code, group.members[0].tableau
+    rows = np.concatenate([old.rows, np.ones((2, 1), dtype=np.uint64)], axis=1)
+    high = Tableau(rows, code.log_length, old.nonces)
+    high.rows = old.rows
+    group.members[0] = Member("tableau 0", high.root, 2, high)
+    assert instance.rejection(instance.prove()) == "proximity test"
+
+
+# Messages of a prover that deviates -------------------------------------------------------------
+
+RESPONSES = [
+    ("proximity response", 0, 0, "proximity test"),
+    ("proximity response", 0, -1, "proximity test"),
+    ("proximity response", 1, 3, "proximity test"),
+    ("linear response", 0, 0, "linear test"),
+    ("linear response", 0, 3, "linear test"),  # W - 1 = 3: the coefficient that is summed
+    ("linear response", 1, -1, "linear test"),
+    ("pad proximity response", 0, 2, "pad proximity test"),
+    ("pad linear response", 0, 1, "pad linear test"),
+    ("pad linear response", 0, 4, "linear test"),  # a multiple of W = 4: enters the sum over H
+    ("product response", 0, 0, "product test"),
+    ("product response", 0, -1, "product test"),
+]
+
+
+@pytest.mark.parametrize(("kind", "number", "word", "check"), RESPONSES)
+def test_changed_responses_are_rejected(kind, number, word, check):
+    instance = Instance()
+    assert instance.rejection(instance.prove((kind, number, add_one(word)))) == check
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("kind", ["opened columns", "nonces", "merkle path"])
+def test_changed_columns_nonces_and_paths_are_rejected(kind, number):
+    """Six tableaux: three members and two masks in two groups, and the pads."""
+    instance = Instance()
+    function = add_one(0) if kind == "opened columns" else flip_bit(5, 3)
+    assert instance.rejection(instance.prove((kind, number, function))) == "merkle path"
+
+
+def test_a_compensated_total_is_still_rejected():
+    """Changing the summed coefficients of two groups by opposite amounts keeps the total."""
+    instance = Instance()
+
+    class Both(ProverTranscript):
+        def write_field(self, kind, values):
+            if kind == "linear response":
+                values = values.copy()
+                first = "linear response" not in self.inventory
+                place = instance.groups[0 if first else 1].code.row - 1
+                values[0, place] = (int(values[0, place]) + (1 if first else P - 1)) % P
+            super().write_field(kind, values)
+
+    transcript = Both("opening", 2)
+    opening.prove(transcript, instance.profile, instance.groups, instance.pads)
+    with pytest.raises(VerificationError, match="disagrees with an opened column") as caught:
+        instance.verify(transcript.proof)
+    assert caught.value.check == "linear test"
+
+
+def test_another_root_is_rejected():
+    instance = Instance()
+    proof = instance.prove()
+    member = instance.groups[0].members[1]
+    member.root = flip_bit(31, 7)(member.root)
+    assert instance.rejection(proof) == "merkle path"
+
+
+# The bytes of the proof -------------------------------------------------------------------------
+
+
+def test_every_truncation_is_rejected():
+    instance = Instance()
+    proof = instance.prove()
+    for left in (0, 1, 8, len(proof) // 2, len(proof) - 32, len(proof) - 1):
+        assert instance.rejection(proof[:left]) == "proof length"
+
+
+def test_trailing_bytes_are_rejected():
+    instance = Instance()
+    for tail in (b"\0", b"\0" * 32):
+        assert instance.rejection(instance.prove() + tail) == "proof length"
+
+
+@pytest.mark.parametrize("number", [P, 2**64 - 1])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "proximity response",
+        "linear response",
+        "pad proximity response",
+        "pad linear response",
+        "product response",
+        "opened columns",
+    ],
+)
+def test_non_canonical_numbers_are_rejected(kind, number):
+    """A number of p or more is rejected before anything is computed with it."""
+    instance = Instance()
+
+    def function(data):
+        values = np.frombuffer(data, dtype="<u8").copy()
+        values[0] = number
+        return values.tobytes()
+
+    assert instance.rejection(instance.prove((kind, 0, function))) == "canonical encoding"
+
+
+def test_flipped_bits_anywhere_are_rejected(rng):
+    instance = Instance(groups=[(2, [1])])
+    proof = instance.prove()
+    for byte in rng.choice(len(proof), size=25, replace=False):
+        assert instance.rejection(flip_bit(int(byte), int(rng.integers(8)))(proof))
+
+
+# Parts ------------------------------------------------------------------------------------------
+
+
+@kappas
+def test_reversed_eq(kappa, rng):
+    point = random_field(rng, (kappa, 3))
+    weights = [eq_weight(elements(point), v, kappa) for v in cube(3)][::-1]
+    assert elements(opening.reversed_eq(point)) == weights
+    points = random_field(rng, 5)
+    rows = list(zip(*weights, strict=True))
+    expected = [tuple(horner(row, z) for row in rows) for z in ints(points)]
+    assert elements(opening.reversed_eq_at(point, points)) == expected
+
+
+@kappas
+def test_group_masks(kappa):
+    mu, code = Scalar(range(5, 5 + kappa)), choose_code(2, 1, PROFILES[kappa])
+    rows = opening.group_masks(code, mu, SeededEntropy(1))
+    k, w = code.dimension, code.row
+    assert rows.shape == (2 * kappa, k + w - 1)
+    assert not rows[:kappa, k:].any() and rows[:kappa, :k].all()
+    assert element(rows[kappa:, w - 1]) == mu.coefficients
+    assert rows[kappa:].all()
+
+
+@kappas
+def test_pad_tableau_rows(kappa):
+    """Pads on H, a linear mask that sums to mu over H, and a product mask that vanishes on H."""
+    instance = Instance(kappa)
+    code, values = instance.pad_code, instance.pad_values
+    k, w = code.dimension, code.row
+    rows = instance.pads.member.tableau.rows.reshape(-1, kappa, 2 * k)
+    nodes = [pow(7, (P - 1) // w * i, P) for i in range(w)]
+
+    def on_h(e_row):
+        return [tuple(horner(ints(c), h) for c in e_row) for h in nodes]
+
+    for i in range(4):
+        assert on_h(rows[i]) == elements(values[:, i])
+        assert not rows[i, :, k:].any()
+    assert not rows[4, :, k:].any()
+    assert e_sum(on_h(rows[5]), kappa) == instance.pad_mu.coefficients
+    assert not rows[5, :, k + w - 1 :].any()
+    assert on_h(rows[6]) == [embed(0, kappa)] * w
+    assert not rows[6, :, 2 * k - 1 :].any() and rows[6].any()
+
+
+@kappas
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_split_mu(kappa, parts):
+    mus = [m.coefficients for m in opening.split_mu(parts, kappa, SeededEntropy(4))]
+    assert len(mus) == len(set(mus)) == parts
+    assert e_sum(mus, kappa) == embed(0, kappa)
+
+
+@kappas
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 5), (4, 4), (3, 6)])
+def test_polynomial_products(kappa, m, n, rng):
+    a, b = random_field(rng, (kappa, m)), random_field(rng, (kappa, n))
+    expected = [embed(0, kappa)] * (m + n - 1)
+    for i, x in enumerate(elements(a)):
+        for j, y in enumerate(elements(b)):
+            expected[i + j] = e_add(expected[i + j], e_mul(x, y))
+    assert elements(opening._multiply(a, b)) == expected
+
+
+def test_responses_are_masked():
+    """Two proofs of the same statement with other randomness share no response."""
+    first, second = (Instance(seed=s) for s in (1, 2))
+    assert [g.weights.tolist() for g in first.groups] == [g.weights.tolist() for g in second.groups]
+    a, b = (np.frombuffer(x.prove()[:800], dtype="<u8") for x in (first, second))
+    assert not (a == b).any()
