@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
-STEPS ?= 20
+STEPS ?= 1
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 

@@ -96,12 +96,14 @@ def inspect(target: Target) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("out"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps to run.")] = 20,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Training steps to prove, each in a proof of its own.")
+    ] = 1,
     profile: Annotated[
         ProfileName, typer.Option(help="The security profile of the proof.")
     ] = ProfileName.S100,
 ) -> None:
-    """Fine-tune a small LLaMA with LoRA, prove a step and verify the proof."""
+    """Fine-tune a small LLaMA with LoRA, prove the steps and verify the proofs."""
     try:
         from zkjax._compat import enable_kernel_cache
 

@@ -39,7 +39,7 @@ def line(text: str, style: str = "", error: bool = False) -> None:
 
 def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right=()) -> None:
     """A table; columns listed in ``right`` are aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
@@ -48,6 +48,7 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], r
     # A pipe has no width: give the table what it needs.
     console = console if console.is_terminal else Console(width=160)
     console.print()
+    console.print(Text(title, style="bold"))
     console.print(table)
 
 
@@ -247,3 +248,4 @@ def demo_report(report: dict, out: Path) -> None:
     grid("Result", ("", ""), rows, (1,))
     line("")
     line(f"Files are in {out}. Check the proof in a process of its own: zkjax verify {out}")
+    line("Keep private/ and adapter/ to yourself: they hold what the proof hides.")
