@@ -30,13 +30,13 @@ def naive_matvec(matrix, weights, kappa: int):
 
 @pytest.mark.parametrize("kappa", [2, 3])
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 64)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1, 500)])
 def test_matvec(kappa, bound, shape, rng):
     matrix, weights = signed(rng, shape, bound), random_field(rng, (kappa, shape[1]))
     assert elements(dense.matvec(matrix, weights, bound)) == naive_matvec(matrix, weights, kappa)
 
 
-@pytest.mark.parametrize("bound", [2**15, 2**40])
+@pytest.mark.parametrize("bound", [2**15, 2**40, 2**50])
 def test_matvec_of_extremes(bound):
     """All entries at the bound and all weights at p - 1: the largest partial sums there are."""
     for sign in (1, -1):
