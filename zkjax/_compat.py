@@ -13,6 +13,14 @@ def x64():
     return jax.enable_x64(True)
 
 
+def scan_sizes(params: dict) -> tuple[int, int]:
+    """(number of constants, number of carries) of a ``scan`` equation."""
+    if "num_consts" in params:  # jax 0.10 and 0.11
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts.vals)), len(list(carry.vals))
+
+
 def cache_folder() -> Path:
     """The per-user folder for compiled kernels (``ZKJAX_CACHE`` overrides it), mode 0700."""
     root = os.environ.get("ZKJAX_CACHE")

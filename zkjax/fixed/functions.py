@@ -17,7 +17,7 @@ from zkjax.fixed.primitives import divide_p, lookup_p, max_p, onehot_p, rsqrt_p
 from zkjax.fixed.rounding import current_cotangent_format, round
 from zkjax.program.tables import Table, function_table
 
-EXP_FRACTION = 15
+EXP_FRACTION = 13
 
 
 def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
@@ -51,7 +51,7 @@ def _silu_slope_exact(x: Decimal) -> Decimal:
 
 @cache
 def exp_table(in_fraction: int) -> Table:
-    """exp(-k 2^-in_fraction) for k < 2^16, 15 fraction bits."""
+    """exp(-k 2^-in_fraction) for k < 2^16, 13 fraction bits."""
     functions = [(lambda x: np.exp(-x), lambda x: (-x).exp(), EXP_FRACTION)]
     return function_table(f"exp(-x), {in_fraction} bits", 0, 1 << 16, in_fraction, functions)
 
@@ -94,7 +94,7 @@ def log_table(in_fraction: int, out_fraction: int) -> Table:
 
 
 def exp(x, fraction: int = 12):
-    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits; result has 15."""
+    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits; result has 13."""
     return _exp(x, fraction)
 
 
@@ -136,42 +136,41 @@ def sigmoid(x, fraction: int = 12, out_fraction: int = 14):
     return _logistic(x, fraction, out_fraction)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _log(x, fraction, out_fraction):
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _log(x, fraction, out_fraction, cotangent):
     return lookup(x, log_table(fraction, out_fraction), fraction, (out_fraction,))[0]
 
 
-def _log_bwd(fraction, out_fraction, x, ct):
-    return (ct * reciprocal(x, 20),)
+def _log_bwd(fraction, out_fraction, cotangent, x, ct):
+    return (ct * reciprocal(x, cotangent.fraction),)
 
 
-_log.defvjp(lambda x, i, o: (_log(x, i, o), x), _log_bwd)
+_log.defvjp(lambda x, i, o, c: (_log(x, i, o, c), x), _log_bwd)
 
 
 def log(x, fraction: int = 8, out_fraction: int = 16):
     """ln x for 0 < x < 2^(16 - fraction), x with at most ``fraction`` fraction bits."""
-    return _log(x, fraction, out_fraction)
+    return _log(x, fraction, out_fraction, current_cotangent_format())
 
 
 # Division and roots -------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _divide(n, d, fraction, bits):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _divide(n, d, fraction, bits, cotangent):
     return divide_p.bind(n, d, fraction=fraction, bits=bits)[0]
 
 
-def _divide_fwd(n, d, fraction, bits):
-    y = _divide(n, d, fraction, bits)
+def _divide_fwd(n, d, fraction, bits, cotangent):
+    y = _divide(n, d, fraction, bits, cotangent)
     return y, (y, d)
 
 
-def _divide_bwd(fraction, bits, residuals, ct):
+def _divide_bwd(fraction, bits, cotangent, residuals, ct):
     y, d = residuals
-    f = current_cotangent_format()
-    inverse = _divide(jnp.ones_like(d), d, fraction, bits)
-    slope = round(ct * inverse, *f)
-    return slope, -round(slope * y, *f)
+    inverse = _divide(jnp.ones_like(d), d, fraction, bits, cotangent)
+    slope = round(ct * inverse, *cotangent, cotangent=cotangent)
+    return slope, -round(slope * y, *cotangent, cotangent=cotangent)
 
 
 _divide.defvjp(_divide_fwd, _divide_bwd)
@@ -180,7 +179,8 @@ _divide.defvjp(_divide_fwd, _divide_bwd)
 def divide(n, d, fraction: int, bits: int = 32):
     """floor(n / d at ``fraction`` bits) for d > 0; equal shapes or broadcastable."""
     shape = jnp.broadcast_shapes(jnp.shape(n), jnp.shape(d))
-    return _divide(jnp.broadcast_to(n, shape), jnp.broadcast_to(d, shape), fraction, bits)
+    n, d = jnp.broadcast_to(n, shape), jnp.broadcast_to(d, shape)
+    return _divide(n, d, fraction, bits, current_cotangent_format())
 
 
 def reciprocal(x, fraction: int, bits: int = 32):
@@ -188,24 +188,24 @@ def reciprocal(x, fraction: int, bits: int = 32):
     return divide(jnp.ones_like(x), x, fraction, bits)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _rsqrt(x, fraction, bits):
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _rsqrt(x, fraction, bits, cotangent):
     return rsqrt_p.bind(x, fraction=fraction, bits=bits)[0]
 
 
-def _rsqrt_bwd(fraction, bits, y, ct):
+def _rsqrt_bwd(fraction, bits, cotangent, y, ct):
     """-1/2 y^3 ct, rounded after each product."""
-    f = current_cotangent_format()
-    once = round(round(ct, *f) * y, *f)
-    return (-0.5 * round(once * y, *f) * y,)
+    for factor in (1.0, y, y):
+        ct = round(ct * factor, *cotangent, cotangent=cotangent)
+    return (-0.5 * ct * y,)
 
 
-_rsqrt.defvjp(lambda x, f, b: (_rsqrt(x, f, b),) * 2, _rsqrt_bwd)
+_rsqrt.defvjp(lambda x, f, b, c: (_rsqrt(x, f, b, c),) * 2, _rsqrt_bwd)
 
 
 def rsqrt(x, fraction: int, bits: int = 20):
     """floor(1 / sqrt(x) at ``fraction`` bits) for x > 0, below 2^(bits - fraction)."""
-    return _rsqrt(x, fraction, bits)
+    return _rsqrt(x, fraction, bits, current_cotangent_format())
 
 
 # Along an axis ------------------------------------------------------------------------------
@@ -240,8 +240,8 @@ def max(x, bits: int = 16):
     return _max(x, bits)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _softmax(x, mask, fraction, out_fraction):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _softmax(x, mask, fraction, out_fraction, cotangent):
     return _softmax_parts(x, mask, fraction, out_fraction)[0]
 
 
@@ -251,21 +251,24 @@ def _softmax_parts(x, mask, fraction, out_fraction):
     if mask is not None:
         e = jnp.where(mask, e, 0.0)
     s = jnp.sum(e, axis=-1)
-    precise = EXP_FRACTION + int(np.ceil(np.log2(x.shape[-1])))
+    # At least 9 exact bits of 1 / s for the flattest distribution, more for peaked ones; with at
+    # most 256 entries the product then drops 16 bits, so its remainder costs one lookup.
+    flattest = int(np.ceil(np.log2(x.shape[-1])))
+    precise = int(np.maximum(16 + out_fraction - EXP_FRACTION, flattest + 9))
     inverse = reciprocal(s, precise, precise + 2)
     return round(e * inverse[..., None], out_fraction, 16), m, s
 
 
-def _softmax_fwd(x, mask, fraction, out_fraction):
-    p = _softmax(x, mask, fraction, out_fraction)
+def _softmax_fwd(x, mask, fraction, out_fraction, cotangent):
+    p = _softmax(x, mask, fraction, out_fraction, cotangent)
     return p, p
 
 
-def _softmax_bwd(fraction, out_fraction, p, ct):
+def _softmax_bwd(fraction, out_fraction, cotangent, p, ct):
     """p (ct - <p, ct>)."""
-    f = current_cotangent_format()
-    ct = round(ct, *f)
-    mean = round(jnp.sum(p * ct, axis=-1, keepdims=True), *f)
+    ct = round(ct, *cotangent, cotangent=cotangent)
+    total = jnp.sum(p * ct, axis=-1, keepdims=True)
+    mean = round(total, *cotangent, cotangent=cotangent)
     return p * (ct - mean), None
 
 
@@ -279,7 +282,7 @@ def softmax(x, mask=None, fraction: int = 12, out_fraction: int = 14):
       mask: constant booleans, broadcast against x; False entries get probability zero. Their x
         should be the lowest value of the range, so that they do not become the maximum.
     """
-    return _softmax(x, mask, fraction, out_fraction)
+    return _softmax(x, mask, fraction, out_fraction, current_cotangent_format())
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -247,25 +247,64 @@ class Builder:
 
     # Finish ---------------------------------------------------------------------------------
 
+    def _reach(self, roots: Sequence[int], owned: bool) -> set[int]:
+        """Everything the roots are computed from; with ``owned`` also through owners' relations."""
+        relations: dict[int, list[int]] = {}
+        if owned:
+            for owner, _, variables in self.lookups:
+                relations.setdefault(owner, []).extend(variables)
+            for owner, var in self.zeros:
+                relations.setdefault(owner, []).append(var)
+        live: set[int] = set()
+        stack = list(roots)
+        while stack:
+            var = stack.pop()
+            if var not in live:
+                live.add(var)
+                stack += self.ops[var].inputs
+                stack += relations.get(var, [])
+        return live
+
+    def _without_implied(self, relations: list[tuple[Table, tuple[int, ...]]]):
+        """Drop range checks that another kept lookup of the same value implies.
+
+        A lookup bounds its key to an interval; keys x + c are compared by x. Only plain ranges are
+        dropped, and only for an interval inside theirs.
+        """
+
+        def interval(table: Table, key: int) -> tuple[int, int, int]:
+            op, low, high = self.ops[key], int(table.columns[0][0]), int(table.columns[0][-1])
+            if op.kind == "affine" and op.params[0] == (1,):
+                return op.inputs[0], low - op.params[1], high - op.params[1]
+            return key, low, high
+
+        bounds = [interval(t, vs[0]) for t, vs in relations]
+        by_value: dict[int, list[int]] = {}
+        for i, (value, _, _) in enumerate(bounds):
+            by_value.setdefault(value, []).append(i)
+        dropped: set[int] = set()
+        for i, (table, _) in enumerate(relations):
+            value, low, high = bounds[i]
+            if table.width > 1:
+                continue
+            for j in by_value[value]:
+                inside = low <= bounds[j][1] and bounds[j][2] <= high
+                if j != i and j not in dropped and inside:
+                    dropped.add(i)
+                    break
+        return [r for i, r in enumerate(relations) if i not in dropped]
+
     def finish(self, inputs: list[Port], outputs: list[Port]) -> tuple[Program, list[int]]:
         """Drop dead code and renumber: the program, and the old number of each carry kept.
 
         Ports come with this builder's variable numbers.
         """
-        live: set[int] = set()
-        stack = [p.var for p in [*outputs, *inputs]]
-        owned: dict[int, list[int]] = {}
-        for owner, _, variables in self.lookups:
-            owned.setdefault(owner, []).extend(variables)
-        for owner, var in self.zeros:
-            owned.setdefault(owner, []).append(var)
-        while stack:
-            var = stack.pop()
-            if var in live:
-                continue
-            live.add(var)
-            stack += self.ops[var].inputs
-            stack += owned.get(var, [])
+        roots = [p.var for p in [*outputs, *inputs]]
+        live = self._reach(roots, owned=True)
+        kept = [(t, vs) for owner, t, vs in self.lookups if owner in live]
+        kept = self._without_implied(list(dict.fromkeys(kept)))
+        zeros = {var for owner, var in self.zeros if owner in live}
+        live = self._reach([*roots, *zeros, *(v for _, vs in kept for v in vs)], owned=False)
         depth: dict[int, int] = {}
         for var in sorted(live):
             depth[var] = 1 + max((depth[i] for i in self.ops[var].inputs), default=-1)
@@ -288,7 +327,6 @@ class Builder:
                 carries.append(params[0])
                 params = (len(carries) - 1,)
             ops.append(Op(op.kind, operands, op.shape, params))
-        kept = [(t, vs) for owner, t, vs in self.lookups if owner in live]
         hint_tables = {t for _, t, _ in self.lookups}
         names = sorted({t for t, _ in kept}, key=lambda t: (-t.rows, t.width, t.digest))
         index = {t: i for i, t in enumerate(names)}
@@ -300,13 +338,12 @@ class Builder:
             {Lookup(index[t], tuple(number[v] for v in vs)) for t, vs in kept},
             key=lambda r: (r.table, r.vars),
         )
-        zeros = sorted({number[v] for owner, v in self.zeros if owner in live})
         program = Program(
             ops,
             constants,
             names,
             lookups,
-            zeros,
+            sorted(number[v] for v in zeros),
             [replace(p, var=number[p.var]) for p in inputs],
             [replace(p, var=number[p.var]) for p in outputs],
             {number[v]: n for v, n in self.notes.items() if v in number},

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
 from zkjax.program.builder import Builder
 
@@ -190,7 +191,7 @@ class Tracer:
 
         p = eqn.params
         length, reverse = p["length"], p["reverse"]
-        n_const, n_carry = p["num_consts"], p["num_carry"]
+        n_const, n_carry = scan_sizes(p)
         closed = p["jaxpr"]
         consts, init, xs = (
             inputs[:n_const],
@@ -198,11 +199,15 @@ class Tracer:
             inputs[n_const + n_carry :],
         )
         avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+        body_in, body_out = closed.jaxpr.invars, closed.jaxpr.outvars
+        # Carries that the body hands through unchanged are constants of the loop.
+        kept = [body_out[i] is body_in[n_const + i] for i in range(n_carry)]
+        axes = [None] * n_const + [None if k else 0 for k in kept]
+        axes += [0] * (len(avals) - len(axes))
         stacked = [
-            a if i < n_const else jax.ShapeDtypeStruct((length, *a.shape), a.dtype)
-            for i, a in enumerate(avals)
+            a if axis is None else jax.ShapeDtypeStruct((length, *a.shape), a.dtype)
+            for a, axis in zip(avals, axes, strict=True)
         ]
-        axes = [None] * n_const + [0] * (len(avals) - n_const)
         body = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(closed), in_axes=axes, axis_size=length))(
             *stacked
         )
@@ -219,6 +224,10 @@ class Tracer:
             start = [self.at_fraction(s, max(s.fraction, 0)) for s in start]
             carries, shifted = [], []
             for i, s in enumerate(start):
+                if kept[i]:
+                    carries.append(None)
+                    shifted.append(s)
+                    continue
                 shape = (length, *b.shape(s.var))
                 self.carry_keys.append((number, i))
                 self.carry_fractions.append(s.fraction)
@@ -230,8 +239,8 @@ class Tracer:
                 shifted.append(Sym(moved, s.fraction))
             outputs = self.run(body, [*consts, *shifted, *xs])
             out_syms = [
-                self.sym(v, (length, *b.shape(s.var)))
-                for v, s in zip(outputs[:n_carry], start, strict=True)
+                s if k else self.sym(v, (length, *b.shape(s.var)))
+                for v, s, k in zip(outputs[:n_carry], start, kept, strict=True)
             ]
             wider = [max(s.fraction, o.fraction) for s, o in zip(start, out_syms, strict=True)]
             grown = [
@@ -269,6 +278,9 @@ class Tracer:
         results: list[Value] = []
         last = 0 if reverse else length - 1
         for s, carry, out in zip(start, carries, out_syms, strict=True):
+            if carry is None:
+                results.append(s)
+                continue
             out = self.at_fraction(out, s.fraction)
             relation = b.affine([(out.var, 1), (carry, -1)], bound=1)
             b.require_zero(relation, carry)
@@ -397,7 +409,7 @@ def _record_scan(eqn, operands, counter):
     from jax import numpy as jnp
 
     p = eqn.params
-    n_const, n_carry = p["num_consts"], p["num_carry"]
+    n_const, n_carry = scan_sizes(p)
     consts, init, xs = (
         operands[:n_const],
         operands[n_const : n_const + n_carry],
