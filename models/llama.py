@@ -85,9 +85,7 @@ class Block(nnx.Module):
     def _mlp(self, x, adapter, scale, numerics: Numerics):
         gate = numerics.silu(self._linear(x, "gate_proj", adapter, scale, numerics))
         up = self._linear(x, "up_proj", adapter, scale, numerics)
-        return self._linear(
-            numerics.activation(gate * up), "down_proj", adapter, scale, numerics
-        )
+        return self._linear(numerics.activation(gate * up), "down_proj", adapter, scale, numerics)
 
 
 def rotate(x, cos, sin, numerics: Numerics):
@@ -130,8 +128,7 @@ class Llama(nnx.Module):
         fraction = numerics.constants if isinstance(numerics, FixedPoint) else None
         table = self.embed_tokens[...]
         rotary = tuple(
-            jnp.asarray(t, dtype=table.dtype)
-            for t in rotary_tables(self.config, length, fraction)
+            jnp.asarray(t, dtype=table.dtype) for t in rotary_tables(self.config, length, fraction)
         )
         mask = jnp.tril(jnp.ones((length, length), dtype=bool))
         graph, state = nnx.split(self.layers)

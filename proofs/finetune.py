@@ -108,5 +108,3 @@ def make_step(run: FineTuning) -> Callable:
         return stored, fixed.encode(value, LOSS_FRACTION)
 
     return step
-
-

@@ -149,8 +149,9 @@ class Setup:
         return self.statement.plans[key]
 
     def pad_code(self, counts: tuple[int, int]) -> Code:
+        # W >= the number of queries: the product mask's two summands must overlap that much.
         singles, triples = counts
-        return choose_code(choose_log_row(singles + 3 * triples), 1, self.profile)
+        return choose_code(max(8, choose_log_row(singles + 3 * triples)), 1, self.profile)
 
     def pads(self, counts: tuple[int, int], member: Member) -> Pads:
         code = self.pad_code(counts)
@@ -181,9 +182,7 @@ class Setup:
         leaves, width = self.lookup_size()
         if leaves:
             budget.field_term("lookup challenge", leaves * (width + 1), self.grinding)
-        degree = max(
-            [3, *(len(op.inputs) + 1 for op in program.ops if op.kind == "onehot")]
-        )
+        degree = max([3, *(len(op.inputs) + 1 for op in program.ops if op.kind == "onehot")])
         rounds = party.messages
         budget.field_term("sumcheck rounds", degree * rounds)
         points = sum(padded_log(op.shape) for op in program.ops)
@@ -238,12 +237,6 @@ def make_groups(setup: Setup, members: list[Member], masks: list[Member]) -> lis
     """Group the tableaux by code."""
     groups = []
     for code, mask in zip(setup.codes, masks, strict=True):
-        mine = [
-            m
-            for m, t in zip(members, setup.tableaux, strict=True)
-            if t.layout.code == code
-        ]
+        mine = [m for m, t in zip(members, setup.tableaux, strict=True) if t.layout.code == code]
         groups.append(Group(code, mine, mask))
     return groups
-
-

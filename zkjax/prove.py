@@ -105,9 +105,7 @@ def prove_traced(
         carries = traced.run_carries(inputs)
     values = program.evaluate(inputs, carries)
     witness = Witness(values, program.multiplicities(values))
-    outputs = [
-        np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs
-    ]
+    outputs = [np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs]
     for s in sealed:
         s.spend()
     phases.start("commit")
@@ -159,7 +157,8 @@ def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[S
     sealed = []
     for group in groups:
         arrays = [
-            x for x, p in zip(outputs, traced.statement.program.outputs, strict=True)
+            x
+            for x, p in zip(outputs, traced.statement.program.outputs, strict=True)
             if p.group == group
         ]
         treedef = jax.tree_util.tree_structure(list(arrays))
@@ -204,7 +203,7 @@ def _prove(
         rows = opening.group_masks(code, mu, entropy)
         mask = Tableau.fresh(rows, code.log_length, entropy)
         transcript.write("mask commitment", mask.root)
-        masks.append(Member("masks", mask.root, 2 * kappa, mask))
+        masks.append(Member("masks", mask.root, opening.MASK_ROWS * kappa, mask))
     pad_code = setup.pad_code(counts)
     pad_values = np.concatenate(
         [
@@ -218,9 +217,7 @@ def _prove(
     transcript.write("pad commitment", pad_tableau.root)
     phases.start("lookups")
     transcript.slow_down()
-    party = Prover(
-        transcript, pads, lambda tensor, w: functional_value(tensors[tensor], w, kappa)
-    )
+    party = Prover(transcript, pads, lambda tensor, w: functional_value(tensors[tensor], w, kappa))
     linear = setup.reduce(party, witness, tensors, phases.start)
     phases.start("opening")
     groups = make_groups(setup, members, masks)

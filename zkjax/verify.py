@@ -51,7 +51,10 @@ def _verify(statement: Statement, proof: Proof) -> Budget:
         else:
             root = tableau.commitment.root
         members.append(Member(tableau.name, root, tableau.layout.rows))
-    masks = [Member("masks", transcript.read("mask commitment", 32), 2 * kappa) for _ in setup.codes]
+    masks = [
+        Member("masks", transcript.read("mask commitment", 32), opening.MASK_ROWS * kappa)
+        for _ in setup.codes
+    ]
     pad_member = Member("pads", transcript.read("pad commitment", 32), 0)
     transcript.slow_down()
     party = Verifier(transcript)

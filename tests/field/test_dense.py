@@ -91,3 +91,10 @@ def test_pad_to(rng):
     vector = random_field(rng, (2, 3))
     assert elements(dense.pad_to(vector, 5)) == elements(vector) + [(0, 0)] * 2
     assert elements(dense.pad_to(vector, 3)) == elements(vector)
+
+
+def test_many_columns_of_wide_values():
+    """More columns than are summed at once, with values that leave few bits for limbs."""
+    columns = (1 << 18) + 3
+    total = dense.matvec(np.full((1, columns), 2.0**24), np.ones((2, columns), np.uint64), 1 << 24)
+    assert total.tolist() == [[columns << 24]] * 2

@@ -59,7 +59,8 @@ def query_error_bits(code_length: int, dimension: int, queries: int) -> float:
         return 0.0
     far = _log2_choose_ratio((n + k) // 2, n, t)
     agree = _log2_choose_ratio(2 * k - 2, n, t)
-    return -math.log2(2.0**far + 2.0**agree)
+    error = 2.0**far + 2.0**agree
+    return -math.log2(error) if error else math.inf
 
 
 @cache

@@ -108,6 +108,8 @@ def combine_rows(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
                     [part, np.zeros((2 * CHUNK - len(part), rows.shape[1]), dtype=np.uint64)]
                 )
             low, high = (np.asarray(x) for x in _combine_kernel()(w, part))
-            piece = gl.add(low % np.uint64(gl.P), gl.mul(high % np.uint64(gl.P), np.uint64(1 << 32)))
+            piece = gl.add(
+                low % np.uint64(gl.P), gl.mul(high % np.uint64(gl.P), np.uint64(1 << 32))
+            )
             total = gl.add(total, piece)
     return total

@@ -195,5 +195,3 @@ def fingerprints(columns: Sequence[np.ndarray], tag: int, beta: Scalar) -> np.nd
     for column, power in zip(columns[1:], powers[1:]):
         total = ext.add(total, ext.scale(power.array()[:, None], column))
     return ext.add(total, (powers[-1] * tag).array()[:, None])
-
-

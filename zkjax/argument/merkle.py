@@ -56,9 +56,7 @@ def check_paths(root: bytes, depth: int, leaves: dict[int, bytes], path: bytes) 
         for i in current:
             if i >> 1 in above:
                 continue
-            pair = [
-                current[j] if j in current else siblings[(level, j)] for j in (i & ~1, i | 1)
-            ]
+            pair = [current[j] if j in current else siblings[(level, j)] for j in (i & ~1, i | 1)]
             above[i >> 1] = node_digest(*pair)
         current = above
     if current != {0: root}:

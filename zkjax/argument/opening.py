@@ -9,6 +9,11 @@ multiplied by a fresh zeta; g weighs rows, r is the common point inside a row. T
 of the linear response of a group is mu + its share of the sum, the pads' response sums to mu' plus
 theirs over H, and all mu sum to zero, so that only the total is revealed. The mu are committed
 before zeta is drawn, so a wrong total passes with probability 1/|E| only.
+
+Masks of degree above k are sums of two rows of the code itself, M0 + X^s M1, and those rows are part
+of the proximity test. So every word that a test uses is close to the code, and unique decoding is
+all that soundness needs; the overlap of the two summands keeps the opened values of M0 and M1
+uniform given their sum.
 """
 
 from __future__ import annotations
@@ -70,40 +75,49 @@ class Pads:
 # Masks --------------------------------------------------------------------------------------
 
 
+MASK_ROWS = 3  # E-rows of a mask tableau: proximity, and the two summands of the linear mask
+PAD_MASK_ROWS = 5  # proximity, linear twice, product twice
+
+
 def group_masks(code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
-    """(2 kappa, k + W - 1): a proximity mask (deg < k) and a linear mask with coefficient W-1 = mu."""
-    kappa = mu.kappa
-    rows = np.zeros((2, kappa, code.dimension + code.row - 1), dtype=np.uint64)
-    rows[0, :, : code.dimension] = entropy.field((kappa, code.dimension))
-    rows[1] = entropy.field(rows[1].shape)
-    rows[1, :, code.row - 1] = mu.array()
-    return rows.reshape(2 * kappa, -1)
+    """(3 kappa, k): the proximity mask, then M0, M1 with coefficient W-1 of M0 + X^(W-1) M1 = mu."""
+    rows = entropy.field((MASK_ROWS, mu.kappa, code.dimension))
+    rows[1, :, code.row - 1] = gl.sub(mu.array(), rows[2, :, 0])
+    return rows.reshape(MASK_ROWS * mu.kappa, -1)
 
 
-def pad_tableau_rows(
-    values: np.ndarray, code: Code, mu: Scalar, entropy: Entropy
-) -> np.ndarray:
-    """All F-rows of the pad tableau: pads (kappa, R, W) -> ((R + 3) kappa, 2k) coefficients.
+def shifted_sum(first: np.ndarray, second: np.ndarray, shift: int) -> np.ndarray:
+    """Coefficients of M0 + X^shift M1 for (kappa, k) rows."""
+    kappa, k = first.shape
+    total = np.zeros((kappa, k + shift), dtype=np.uint64)
+    total[:, :k] = first
+    total[:, shift:] = gl.add(total[:, shift:], second)
+    return total
 
-    The last three E-rows are masks: proximity, linear (sum over H equal to mu), product
-    ((X^W - 1) S). E-row i occupies F-rows kappa i to kappa i + kappa - 1.
+
+def shifted_sum_at(first: np.ndarray, second: np.ndarray, shift: int, z: np.ndarray) -> np.ndarray:
+    """The same from values (kappa, t) at base points z."""
+    return ext.add(first, ext.scale(second, gl.power(z, shift)))
+
+
+def pad_tableau_rows(values: np.ndarray, code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
+    """All F-rows of the pad tableau: pads (kappa, R, W) -> ((R + 5) kappa, k) coefficients.
+
+    The last five E-rows are masks: proximity; L0, L1, where L0 + X^(W-1) L1 sums to mu over H; S0, S1
+    of the product mask (X^W - 1) (S0 + X^(k-1-W) S1). E-row i occupies F-rows kappa i to
+    kappa i + kappa - 1.
     """
     kappa, r, w = values.shape
     k = code.dimension
-    rows = np.zeros((r + 3, kappa, 2 * k), dtype=np.uint64)
+    rows = entropy.field((r + PAD_MASK_ROWS, kappa, k))
     flat = blind_interpolated(values.transpose(1, 0, 2).reshape(r * kappa, w), code, entropy)
-    rows[:r, :, :k] = flat.reshape(r, kappa, k)
-    rows[r, :, :k] = entropy.field((kappa, k))
-    linear = entropy.field((kappa, k + w - 1))
+    rows[:r] = flat.reshape(r, kappa, k)
     # The sum over H of X^j is W for j = 0 mod W and 0 otherwise; set coefficient 0 to reach mu.
-    others = gl.sum_mod(linear[:, w::w])
+    rows[r + 1, :, 0] = 0
+    others = gl.sum_mod(shifted_sum(rows[r + 1], rows[r + 2], w - 1)[:, ::w])
     inverse_w = np.uint64(pow(w, gl.P - 2, gl.P))
-    linear[:, 0] = gl.sub(gl.mul(mu.array(), inverse_w), others)
-    rows[r + 1, :, : k + w - 1] = linear
-    s = entropy.field((kappa, 2 * k - 1 - w))
-    rows[r + 2, :, w : 2 * k - 1] = s
-    rows[r + 2, :, : 2 * k - 1 - w] = gl.sub(rows[r + 2, :, : 2 * k - 1 - w], s)
-    return rows.reshape((r + 3) * kappa, 2 * k)
+    rows[r + 1, :, 0] = gl.sub(gl.mul(mu.array(), inverse_w), others)
+    return rows.reshape((r + PAD_MASK_ROWS) * kappa, k)
 
 
 def split_mu(parts: int, kappa: int, entropy: Entropy) -> list[Scalar]:
@@ -117,16 +131,16 @@ def split_mu(parts: int, kappa: int, entropy: Entropy) -> list[Scalar]:
 
 @dataclass
 class _Challenges:
-    rows: list[np.ndarray]  # per group (kappa, rows)
-    pad_rows: np.ndarray  # (kappa, R)
+    rows: list[np.ndarray]  # per group (kappa, rows + 2): members, then M0 and M1
+    pad_rows: np.ndarray  # (kappa, R + 4)
     products: np.ndarray  # (kappa, triple rows)
     zeta: Scalar
 
 
 def _squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> _Challenges:
     return _Challenges(
-        [transcript.challenge_vector("row combiner", g.rows) for g in groups],
-        transcript.challenge_vector("pad row combiner", pads.rows),
+        [transcript.challenge_vector("row combiner", g.rows + MASK_ROWS - 1) for g in groups],
+        transcript.challenge_vector("pad row combiner", pads.rows + PAD_MASK_ROWS - 1),
         transcript.challenge_vector("product combiner", pads.triples),
         transcript.challenge("linear combiner"),
     )
@@ -193,16 +207,19 @@ def prove(
     zeta = challenges.zeta.array()[:, None]
     for group, u in zip(groups, challenges.rows, strict=True):
         code = group.code
-        weights = np.concatenate([u, ext.mul(group.weights, zeta)])
+        weights = np.concatenate([u[:, : group.rows], ext.mul(group.weights, zeta)])
         total = np.zeros((2 * kappa, code.dimension), dtype=np.uint64)
         start = 0
         for member in group.members:
             part = weights[:, start : start + member.rows]
             total = gl.add(total, combine_rows(part, member.tableau.rows))
             start += member.rows
-        masks = group.masks.tableau.rows.reshape(2, kappa, -1)
-        near = gl.add(total[:kappa], masks[0, :, : code.dimension])
-        linear = gl.add(_multiply(reversed_eq(group.point), total[kappa:]), masks[1])
+        masks = group.masks.tableau.rows.reshape(MASK_ROWS, kappa, -1)
+        near = gl.add(total[:kappa], masks[0])
+        for i in (1, 2):
+            near = ext.add(near, ext.mul(u[:, group.rows + i - 1][:, None], masks[i]))
+        mask = shifted_sum(masks[1], masks[2], code.row - 1)
+        linear = gl.add(_multiply(reversed_eq(group.point), total[kappa:]), mask)
         transcript.write_field("proximity response", near)
         transcript.write_field("linear response", linear)
     _prove_pads(transcript, kappa, pads, challenges)
@@ -215,27 +232,30 @@ def prove(
 
 def _prove_pads(transcript, kappa: int, pads: Pads, challenges: _Challenges) -> None:
     code, r, t = pads.code, pads.rows, pads.triples
-    rows = _ext_rows(pads.member.tableau.rows, kappa)  # (kappa, R + 3, 2k)
+    rows = _ext_rows(pads.member.tableau.rows, kappa)  # (kappa, R + 5, k)
     k, w = code.dimension, code.row
-    near = rows[:, r, :k]
-    linear = rows[:, r + 1, : k + w - 1]
+    near = rows[:, r]
+    linear = shifted_sum(rows[:, r + 1], rows[:, r + 2], w - 1)
+    for i in range(PAD_MASK_ROWS - 1):
+        near = ext.add(near, ext.mul(challenges.pad_rows[:, r + i][:, None], rows[:, r + 1 + i]))
     zeta = challenges.zeta.array()[:, None, None]
     weights = ntt.inverse_ntt(ext.mul(pads.weights, zeta))  # A_i, coefficients
     for i in range(r):
-        near = ext.add(near, ext.mul(challenges.pad_rows[:, i : i + 1], rows[:, i, :k]))
-        linear = ext.add(linear, _multiply(weights[:, i], rows[:, i, :k]))
+        near = ext.add(near, ext.mul(challenges.pad_rows[:, i : i + 1], rows[:, i]))
+        linear = ext.add(linear, _multiply(weights[:, i], rows[:, i]))
     quad = np.zeros((kappa, 2 * k - 1), dtype=np.uint64)
     for i in range(t):
         rho = challenges.products[:, i : i + 1]
-        product = _multiply(rows[:, i, :k], rows[:, t + i, :k])
-        product[:, :k] = ext.sub(product[:, :k], rows[:, 2 * t + i, :k])
+        product = _multiply(rows[:, i], rows[:, t + i])
+        product[:, :k] = ext.sub(product[:, :k], rows[:, 2 * t + i])
         quad = ext.add(quad, ext.mul(rho, product))
-    quad = ext.add(quad, rows[:, r + 2, : 2 * k - 1])
     # Exact division by X^W - 1: c_j = c_{j-W} - q_j.
     cofactor = np.zeros((kappa, 2 * k - 1 - w), dtype=np.uint64)
-    for j in range(cofactor.shape[1]):
-        before = cofactor[:, j - w] if j >= w else np.zeros(kappa, dtype=np.uint64)
-        cofactor[:, j] = gl.sub(before, quad[:, j])
+    for j in range(0, cofactor.shape[1], w):
+        part = quad[:, j : min(j + w, cofactor.shape[1])]
+        before = cofactor[:, j - w : j - w + part.shape[1]] if j else np.zeros_like(part)
+        cofactor[:, j : j + part.shape[1]] = gl.sub(before, part)
+    cofactor = ext.add(cofactor, shifted_sum(rows[:, r + 3], rows[:, r + 4], k - 1 - w))
     transcript.write_field("pad proximity response", near)
     transcript.write_field("pad linear response", linear)
     transcript.write_field("product response", cofactor)
@@ -280,13 +300,13 @@ def verify(
             _read_columns(transcript, member, rows, group.code.log_length, indices)
             for member, rows in [
                 *((m, m.rows) for m in group.members),
-                (group.masks, 2 * kappa),
+                (group.masks, MASK_ROWS * kappa),
             ]
         ]
         opened.append((ntt.domain(group.code.log_length)[indices], columns))
     indices = _indices(transcript, pads.code, profile)
     pad_columns = _read_columns(
-        transcript, pads.member, (pads.rows + 3) * kappa, pads.code.log_length, indices
+        transcript, pads.member, (pads.rows + PAD_MASK_ROWS) * kappa, pads.code.log_length, indices
     )
     transcript.finish()
     if total:
@@ -326,12 +346,15 @@ def _require_equal(name: str, left: np.ndarray, right: np.ndarray) -> None:
 def _check_group(group: Group, u, zeta: Scalar, response, z, columns, kappa: int) -> None:
     near, linear = response
     tall = np.concatenate(columns[:-1], axis=1)
-    masks = columns[-1].reshape(len(z), 2, kappa).transpose(1, 2, 0)
-    expected = gl.add(masks[0], _dot_columns(u, tall))
+    masks = columns[-1].reshape(len(z), MASK_ROWS, kappa).transpose(1, 2, 0)
+    expected = gl.add(masks[0], _dot_columns(u[:, : group.rows], tall))
+    for i in (1, 2):
+        expected = ext.add(expected, ext.mul(u[:, group.rows + i - 1][:, None], masks[i]))
     _require_equal("proximity test", ntt.evaluate(near, z), expected)
     weights = ext.mul(group.weights, zeta.array()[:, None])
     share = ext.mul(reversed_eq_at(group.point, z), _dot_columns(weights, tall))
-    _require_equal("linear test", ntt.evaluate(linear, z), gl.add(masks[1], share))
+    mask = shifted_sum_at(masks[1], masks[2], group.code.row - 1, z)
+    _require_equal("linear test", ntt.evaluate(linear, z), gl.add(mask, share))
 
 
 def _lagrange_on_h(log_row: int, z: np.ndarray) -> np.ndarray:
@@ -347,23 +370,25 @@ def _lagrange_on_h(log_row: int, z: np.ndarray) -> np.ndarray:
 def _check_pads(pads: Pads, challenges: _Challenges, responses, z, columns, kappa: int) -> None:
     near, linear, cofactor = responses
     r, t = pads.rows, pads.triples
-    values = columns.reshape(len(z), r + 3, kappa).transpose(2, 1, 0)  # (kappa, R + 3, points)
+    values = columns.reshape(len(z), -1, kappa).transpose(2, 1, 0)  # (kappa, R + 5, points)
+    k, w = pads.code.dimension, pads.code.row
 
     def weighted(weights, rows):
         return ext.sum_mod(ext.mul(weights[:, :, None], rows), axis=1)
 
-    expected = ext.add(values[:, r], weighted(challenges.pad_rows, values[:, :r]))
+    tested = np.concatenate([values[:, :r], values[:, r + 1 :]], axis=1)
+    expected = ext.add(values[:, r], weighted(challenges.pad_rows, tested))
     _require_equal("pad proximity test", ntt.evaluate(near, z), expected)
     basis = _lagrange_on_h(pads.code.log_row, z)  # (points, W)
     weights = ext.mul(pads.weights, challenges.zeta.array()[:, None, None])
-    expected = values[:, r + 1]
+    expected = shifted_sum_at(values[:, r + 1], values[:, r + 2], w - 1, z)
     for i in range(r):
         a = gl.sum_mod(gl.mul(weights[:, i][:, None, :], basis[None]))
         expected = ext.add(expected, ext.mul(a, values[:, i]))
     _require_equal("pad linear test", ntt.evaluate(linear, z), expected)
     products = ext.sub(ext.mul(values[:, :t], values[:, t : 2 * t]), values[:, 2 * t : 3 * t])
-    expected = ext.add(values[:, r + 2], weighted(challenges.products, products))
-    vanishing = gl.sub(gl.power(z, pads.code.row), np.ones_like(z))
-    _require_equal(
-        "product test", ext.scale(ntt.evaluate(cofactor, z), vanishing), expected
-    )
+    expected = weighted(challenges.products, products)
+    vanishing = gl.sub(gl.power(z, w), np.ones_like(z))
+    mask = shifted_sum_at(values[:, r + 3], values[:, r + 4], k - 1 - w, z)
+    expected = ext.add(expected, ext.scale(mask, vanishing))
+    _require_equal("product test", ext.scale(ntt.evaluate(cofactor, z), vanishing), expected)

@@ -218,8 +218,7 @@ class Verifier(Party):
         self.messages += 1
         masked = self.transcript.read_field(kind, (self.kappa, len(pads)))
         return [
-            self.tape.leaf(pad, Scalar.from_array(masked[:, i]), None)
-            for i, pad in enumerate(pads)
+            self.tape.leaf(pad, Scalar.from_array(masked[:, i]), None) for i, pad in enumerate(pads)
         ]
 
 
@@ -244,9 +243,7 @@ class Prover(Party):
         values = list(compute())
         masked = [v - self.pads[p][i] for v, (p, i) in zip(values, pads, strict=True)]
         self.transcript.write_field(kind, stack(masked))
-        return [
-            self.tape.leaf(pad, m, v) for pad, m, v in zip(pads, masked, values, strict=True)
-        ]
+        return [self.tape.leaf(pad, m, v) for pad, m, v in zip(pads, masked, values, strict=True)]
 
     def _functional_value(self, leaf):
         return self._tensor_value(leaf.tensor, leaf.weights)

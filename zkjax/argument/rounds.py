@@ -50,10 +50,10 @@ def kernels():
         return jnp.stack(out)
 
     def product(tables):
-        value = tables[0]
+        value = tuple(tables[0])
         for t in tables[1:]:
-            value = ext.mul(value, t)
-        return value
+            value = ext.mul_coefficients(value, tuple(t))
+        return jnp.stack(value)
 
     def fraction_sum(tables):
         """eq (n0 d1 + d0 m): a layer of the lookup tree, see ``logup``."""

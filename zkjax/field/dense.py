@@ -7,17 +7,26 @@ by a few field operations per output.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 
 EXACT_BITS = 53
+MAX_TERMS = 1 << 18  # summed at once, so that a 25-bit matrix always leaves limbs of 8 bits
 
 
 def matvec(matrix: np.ndarray, weights: np.ndarray, bound: int) -> np.ndarray:
     """T w for float64 integers T (n, m), |T| <= bound, and w (kappa, m): (kappa, n)."""
     kappa, m = weights.shape
+    if m > MAX_TERMS:
+        parts = [
+            matvec(matrix[:, i : i + MAX_TERMS], weights[:, i : i + MAX_TERMS], bound)
+            for i in range(0, m, MAX_TERMS)
+        ]
+        return reduce(gl.add, parts)
     width = EXACT_BITS - max(bound, 1).bit_length() - max(m, 1).bit_length()
     if width < 8:
         # Split T so that wide values still leave room for the limbs.
@@ -39,9 +48,7 @@ def matvec(matrix: np.ndarray, weights: np.ndarray, bound: int) -> np.ndarray:
     return total
 
 
-def contract(
-    values: np.ndarray, weights: dict[int, np.ndarray], bound: int
-) -> np.ndarray:
+def contract(values: np.ndarray, weights: dict[int, np.ndarray], bound: int) -> np.ndarray:
     """Contract some axes of a float64 integer tensor with extension vectors.
 
     Args:

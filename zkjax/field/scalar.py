@@ -63,9 +63,7 @@ class Scalar:
         a, b = self.coefficients, self._coerce(other)
         w = NON_RESIDUE[len(a)]
         if len(a) == 2:
-            return Scalar(
-                ((a[0] * b[0] + w * a[1] * b[1]) % P, (a[0] * b[1] + a[1] * b[0]) % P)
-            )
+            return Scalar(((a[0] * b[0] + w * a[1] * b[1]) % P, (a[0] * b[1] + a[1] * b[0]) % P))
         return Scalar(
             (
                 (a[0] * b[0] + w * (a[1] * b[2] + a[2] * b[1])) % P,

@@ -104,9 +104,7 @@ def _onehot(index, *, n):
     return [(index[..., None] == jnp.arange(n, dtype=index.dtype)).astype(jnp.float64)]
 
 
-onehot_p = define(
-    "zk_onehot", _onehot, lambda a, p: [(*a[0].shape, p["n"])], _elementwise_batch
-)
+onehot_p = define("zk_onehot", _onehot, lambda a, p: [(*a[0].shape, p["n"])], _elementwise_batch)
 
 
 def _max(x, *, bits):

@@ -139,9 +139,7 @@ class Builder:
         def collect(var: int, c: int) -> int:
             op = self.ops[var]
             if op.kind == "affine":
-                inner = sum(
-                    collect(i, c * k) for i, k in zip(op.inputs, op.params[0], strict=True)
-                )
+                inner = sum(collect(i, c * k) for i, k in zip(op.inputs, op.params[0], strict=True))
                 return inner + c * op.params[1]
             merged[var] = merged.get(var, 0) + c
             return 0

@@ -109,7 +109,9 @@ class Program:
         self._check_lookups(values)
         for var in self.zeros:
             if np.any(values[var]):
-                raise ValueRangeError(f"{self._where(var)}: a relation of the program does not hold")
+                raise ValueRangeError(
+                    f"{self._where(var)}: a relation of the program does not hold"
+                )
         return values
 
     def _where(self, var: int) -> str:

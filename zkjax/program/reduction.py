@@ -427,8 +427,10 @@ class Reduction:
             result = ext.lift(gl.from_signed(values), self.kappa)
         permutation = [0] + [1 + kept.index(a) for a in order]
         result = np.transpose(result, permutation)
-        widths = [(0, 0)] + [(0, (1 << log) - n) for n, log in
-                             zip(result.shape[1:], axis_logs(result.shape[1:]), strict=True)]
+        widths = [(0, 0)] + [
+            (0, (1 << log) - n)
+            for n, log in zip(result.shape[1:], axis_logs(result.shape[1:]), strict=True)
+        ]
         return np.pad(result, widths).reshape(self.kappa, -1)
 
     def _reshape_instance(self, var: int, op: Op, weighted):
@@ -446,7 +448,9 @@ class Reduction:
             widths = [(0, 0)] + [(0, (1 << g) - n) for n, g in zip(in_shape, logs, strict=True)]
             weight = np.pad(dense_weight(), widths).reshape(self.kappa, -1)
             operand = gl.from_signed(pad_values(self.witness.values[op.inputs[0]]).reshape(-1))
-            return np.stack([weight, ext.lift(operand, self.kappa), _ones(operand.size, self.kappa)])
+            return np.stack(
+                [weight, ext.lift(operand, self.kappa), _ones(operand.size, self.kappa)]
+            )
 
         def weight_at(local):
             eq = local.weights(in_shape)
@@ -516,7 +520,9 @@ class Reduction:
         for b, s in zip(bits, digits, strict=True):
             value = self.resolve([(b, eq, self.one)])
             factor = party.tape.combine([(value, 2 * s - 1), (party.constant(1), 1 - s)])
-            product = factor if product is None else party.multiply("onehot factor", product, factor)
+            product = (
+                factor if product is None else party.multiply("onehot factor", product, factor)
+            )
         party.require_zero(
             party.tape.combine([(final, 1), (product, -_inner(eq_index, eq))]), "onehot sumcheck"
         )

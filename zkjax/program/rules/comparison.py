@@ -136,8 +136,6 @@ def _sign(t: Tracer, eqn, x):
 
 @primitive("clamp")
 def _clamp(t: Tracer, eqn, low, x, high):
-    upper = choose(
-        t, nonnegative(t, t.add([(x, 1), (low, -1)])), x, low, eqn.outvars[0].aval.shape
-    )
+    upper = choose(t, nonnegative(t, t.add([(x, 1), (low, -1)])), x, low, eqn.outvars[0].aval.shape)
     bit = nonnegative(t, t.add([(high, 1), (upper, -1)]))
     return [choose(t, bit, upper, high, eqn.outvars[0].aval.shape)]

@@ -27,9 +27,7 @@ def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
     bound = b.bounds[x.var] * b.bounds[y.var] * count
     nb, nx, ny = len(batch), len(free_x), len(free_y)
     if b.hashes[x.var] > b.hashes[y.var]:
-        swapped = contract(
-            t, y, x, [(q, p) for p, q in batch], [(q, p) for p, q in summed]
-        )
+        swapped = contract(t, y, x, [(q, p) for p, q in batch], [(q, p) for p, q in summed])
         order = [*range(nb), *range(nb + ny, nb + ny + nx), *range(nb, nb + ny)]
         return Sym(b.transpose(swapped.var, order), fraction)
     batch_shape = tuple(shape_x[p] for p, _ in batch)

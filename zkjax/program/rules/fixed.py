@@ -83,8 +83,12 @@ def _divide(t: Tracer, eqn, n, d):
     y = b.add("divide", [numerator, d.var], b.shape(d.var), 1 << (bits - 1))
     note = f"fixed.divide(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
-    product = b.add("multiply", sorted([d.var, y], key=lambda v: b.hashes[v]), b.shape(y),
-                    min(MAX_BOUND, 2 * b.bounds[numerator] + b.bounds[d.var]))
+    product = b.add(
+        "multiply",
+        sorted([d.var, y], key=lambda v: b.hashes[v]),
+        b.shape(y),
+        min(MAX_BOUND, 2 * b.bounds[numerator] + b.bounds[d.var]),
+    )
     rem = b.affine([(numerator, 1), (product, -1)], bound=b.bounds[d.var])
     b.range_check(rem, width, y, note)
     room = b.affine([(d.var, 1), (rem, -1)], -1, bound=b.bounds[d.var])

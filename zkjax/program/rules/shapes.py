@@ -56,9 +56,7 @@ def _dynamic_slice(t: Tracer, eqn, x, *starts):
         )
     shape = eqn.params["slice_sizes"]
     inside = t.builder.shape(x.var)
-    clipped = [
-        min(max(int(s), 0), n - m) for s, n, m in zip(starts, inside, shape, strict=True)
-    ]
+    clipped = [min(max(int(s), 0), n - m) for s, n, m in zip(starts, inside, shape, strict=True)]
     return [slice_of(t, x, clipped, shape)]
 
 
