@@ -163,7 +163,7 @@ def inspected(bundle: Bundle) -> None:
     if commitments:
         names = ("", "root", "tensors", "openings", "field elements")
         grid("Commitments", names, commitments, (2, 3, 4))
-    codes = [("pads", pads.code, pads.rows + 3)]
+    codes = [("pads", pads.code, pads.rows * setup.profile.kappa)]
     codes[:0] = [(t.name, t.layout.code, t.layout.rows) for t in setup.tableaux]
     rows = [
         (name, f"{rows:,}", c.row, c.blinding, c.length, queries_for(c, setup.profile))
