@@ -18,7 +18,9 @@ from zkjax.argument.opening import Member
 from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
-from zkjax.errors import SealError
+from zkjax.errors import SealError, ValueRangeError
+from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.program import Port
 from zkjax.program.reduction import Witness, functional_value, tensor_ids
 from zkjax.program.trace import Traced, trace_call
 from zkjax.proof import VERSION, Claims, Proof
@@ -37,6 +39,8 @@ class Phases:
         self._name, self._start = "", time.perf_counter()
 
     def start(self, name: str) -> None:
+        if name == self._name:
+            return
         self.stop()
         self._name, self._start = name, time.perf_counter()
         if self._progress:
@@ -124,6 +128,17 @@ def prove_traced(
     for i, port in enumerate(program.outputs):
         result.append(sealed_out[port.group] if port.sealed else outputs[i])
     return _with_sealed(traced, result), Proof(claims, body, report)
+
+
+def _output(value: np.ndarray, port: Port) -> np.ndarray:
+    """An output in its dtype; ValueRangeError if it does not fit."""
+    low, high = DTYPE_RANGES[port.dtype]
+    if value.size and (value.min() < low or value.max() > high):
+        raise ValueRangeError(
+            f"output {port.name or '0'} does not fit {port.dtype}: it lies in "
+            f"[{int(value.min())}, {int(value.max())}]; return a wider integer type"
+        )
+    return np.asarray(value).astype(np.int64).astype(port.dtype)
 
 
 def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:

@@ -59,9 +59,9 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
             parts.append((party.functional(leaf.tensor, leaf.weights), coefficient))
     claim = party.tape.combine([*parts, *((e, -c) for e, c in roots)])
     slots = [(i, slot) for i, t in enumerate(tableaux) for slot in t.layout.slots]
-    num_vars = max(slot.log for _, slot in slots)
+    num_vars = max((slot.log for _, slot in slots), default=0)
     provers = []
-    if tableaux[0].values is not None:
+    if all(t.values is not None for t in tableaux):
         jobs = [
             _job(key, slot, tableaux[i], claims, kappa)
             for key, (i, slot) in enumerate(slots)

@@ -11,6 +11,7 @@ import numpy as np
 
 from zkjax._compat import x64
 from zkjax.errors import StatementError, TraceError
+from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.program import Port
@@ -120,6 +121,7 @@ def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
         tuple(groups),
         tuple(trees),
         str(sealed_outputs),
+        current_cotangent_format(),
     )
     if key not in _CACHE:
         _CACHE[key] = _trace(fn, shapes, groups, names, trees, sealed_outputs)
@@ -167,8 +169,8 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
                 "return zkjax.fixed.encode(x, fraction=...)"
             )
         sym = tracer.sym(value, aval.shape)
-        if group >= 0 and b.bounds[sym.var] > max(map(abs, DTYPE_RANGES[dtype])):
-            low, high = DTYPE_RANGES[dtype]
+        low, high = DTYPE_RANGES[dtype]
+        if group >= 0 and (b.bounds[sym.var] > high or low == 0):
             bits = (high - low).bit_length()
             checked = b.affine([(sym.var, 1)], -low, bound=high - low)
             b.range_check(checked, bits, sym.var, f"output {name} does not fit {dtype}")

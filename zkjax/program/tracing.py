@@ -64,13 +64,13 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     if not np.isfinite(values).all():
         raise ScaleError("a constant is infinite or not a number", where)
     mantissa, exponent = np.frexp(values)
-    k = np.abs(mantissa * 2.0**53).astype(np.uint64)
-    lowest = np.where(k == 0, 0, np.log2((k & (~k + np.uint64(1))).astype(np.float64) + (k == 0)))
-    fraction = int(np.max(np.where(k == 0, 0, 53 - lowest - exponent), initial=0))
-    fraction = max(fraction, 0)
+    k = np.abs(mantissa * 2.0**53).astype(np.int64)
+    trailing = np.log2(np.maximum(k & -k, 1).astype(np.float64))
+    needed = np.where(k == 0, 0, 53 - trailing - exponent)
+    fraction = int(np.max(needed, initial=0))
     scaled = values * 2.0**fraction
     if fraction > MAX_FRACTION or np.abs(scaled).max(initial=0) >= 2.0**52:
-        sample = values.reshape(-1)[int(np.argmax(np.where(k == 0, 0, 53 - lowest - exponent)))]
+        sample = values.reshape(-1)[int(np.argmax(needed))]
         raise ScaleError(
             f"the constant {sample!r} has no short binary form (it would need {fraction} fraction "
             "bits); write zkjax.fixed.constant(value, fraction=...) to round it on purpose",
@@ -255,6 +255,7 @@ class Tracer:
                         f"leaves with {wider[i]}; round it inside the body with zkjax.fixed.round",
                         self.where,
                     )
+                b.rollback(mark)
                 start = [self.at_fraction(s, w) for s, w in zip(start, wider, strict=True)]
                 mark = b.mark()
                 bounds = [b.bounds[s.var] for s in start]

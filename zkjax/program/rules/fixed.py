@@ -156,7 +156,11 @@ def _onehot(t: Tracer, eqn, index):
     n, b = eqn.params["n"], t.builder
     index = t.at_fraction(index, 0)
     shape = b.shape(index.var)
-    count = max(1, (n - 1).bit_length())
+    count = (n - 1).bit_length()
+    if n == 1:
+        only = b.affine([(index.var, -1)], 1, bound=1 + b.bounds[index.var])
+        b.require_zero(index.var, only)
+        return [Sym(b.reshape(only, (*shape, 1)), 0)]
     bits = [b.add("limb", [index.var], shape, 1, i, 1) for i in range(count)]
     note = f"fixed.onehot(n={n}) at {t.where}"
     terms = [(index.var, 1)] + [(bit, -(1 << i)) for i, bit in enumerate(bits)]
@@ -176,12 +180,14 @@ def _max(t: Tracer, eqn, x):
     bits, b = eqn.params["bits"], t.builder
     shape = b.shape(x.var)
     n, outer = shape[-1], shape[:-1]
+    if n == 1:
+        return [Sym(b.reshape(x.var, outer), x.fraction)]
     m = b.add("max", [x.var], outer, b.bounds[x.var])
     note = f"fixed.max(bits={bits}) at {t.where}"
     spread = b.broadcast(m, shape, list(range(len(outer))))
     below = b.affine([(spread, 1), (x.var, -1)])
     b.range_check(below, bits, m, note)
-    count = max(1, (n - 1).bit_length())
+    count = (n - 1).bit_length()
     index = [b.add("argmax_bit", [x.var], outer, 1, i) for i in range(count)]
     chosen = onehot_of_bits(t, index, n, m, note)
     batch = [(a, a) for a in range(len(outer))]

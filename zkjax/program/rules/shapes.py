@@ -111,9 +111,10 @@ def _pad(t: Tracer, eqn, x, value):
 @primitive("concatenate")
 def _concatenate(t: Tracer, eqn, *xs):
     axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
-    variables, fraction = t.aligned(*xs)
+    syms = [t.sym(x) for x in xs]
+    fraction = max(s.fraction for s in syms)
     start, parts = 0, []
-    for var in variables:
+    for var in (t.at_fraction(s, fraction).var for s in syms):
         low = [0] * len(shape)
         low[axis] = start
         start += t.builder.shape(var)[axis]

@@ -1,0 +1,135 @@
+"""The likeliest mistakes, and the message each gets: what, where, and what to change."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zkjax
+from zkjax import errors, fixed
+
+X = np.arange(-4, 4, dtype=np.int16)
+
+
+def traced(fn, *args):
+    return zkjax.trace(fn)(*(args or (X,)))
+
+
+CASES = [
+    (
+        lambda x: fixed.encode(jnp.exp(fixed.decode(x, 8)), 8),
+        errors.UnsupportedPrimitiveError,
+        "'exp' cannot be proved; use zkjax.fixed.exp",
+    ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 8) / 3.0, 8),
+        errors.ScaleError,
+        "division by 3.0 is not exact",
+    ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 8) * 0.1, 8),
+        errors.ScaleError,
+        "no short binary form",
+    ),
+    (
+        lambda x: fixed.decode(x, 8).astype(jnp.int32),
+        errors.ScaleError,
+        "use zkjax.fixed.encode",
+    ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 8) ** 4, 8),
+        errors.OverflowBoundError,
+        "may reach 61 bits and fixed point holds 52",
+    ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 8).astype(jnp.float32), 8),
+        errors.ScaleError,
+        "float32 does not hold fixed-point values exactly",
+    ),
+    (lambda x: fixed.decode(x, 8), errors.TraceError, "return zkjax.fixed.encode"),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 8)[x[0].astype(jnp.int32)], 8),
+        errors.UnsupportedPrimitiveError,
+        "onehot",
+    ),
+    (
+        lambda x: fixed.encode(
+            jax.lax.while_loop(lambda v: v[0] < 3, lambda v: v * 2, fixed.decode(x, 8)), 8
+        ),
+        errors.UnsupportedPrimitiveError,
+        "'while' cannot be proved; use jax.lax.scan",
+    ),
+    (
+        lambda x: fixed.encode(
+            jax.lax.scan(lambda c, _: (c * 0.5, None), fixed.decode(x, 8), None, length=3)[0], 8
+        ),
+        errors.ScaleError,
+        "round it inside the body",
+    ),
+    (
+        lambda x: fixed.encode(
+            jax.lax.scan(lambda c, _: (c * 3, None), fixed.decode(x, 8), None, length=60)[0], 8
+        ),
+        errors.OverflowBoundError,
+        "fixed point holds 52",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fn", "error", "message"), CASES)
+def test_trace_errors_say_what_and_where(fn, error, message):
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        traced(fn)
+    if error is not errors.TraceError:
+        assert "test_errors.py:" in str(caught.value)
+
+
+def test_a_value_out_of_range_names_the_line_and_the_range():
+    def narrow(x):
+        return fixed.encode(fixed.round(fixed.decode(x, 4) * 100, 4, 8), 4)
+
+    with pytest.raises(errors.ValueRangeError, match=r"fixed.round.*test_errors.py.*saw \[") as e:
+        zkjax.prove(narrow)(zkjax.seal(X))
+    assert "raise `bits` or lower `fraction`" in str(e.value)
+
+
+def test_floating_point_arguments_are_refused_with_advice():
+    with pytest.raises(errors.StatementError, match=re.escape("zkjax.fixed.quantize")):
+        traced(lambda x: x, np.ones(3))
+    with pytest.raises(errors.SealError, match=re.escape("zkjax.fixed.quantize")):
+        zkjax.seal(np.ones(3))
+
+
+def test_quantize_refuses_what_does_not_fit():
+    with pytest.raises(errors.ValueRangeError, match="do not fit int8 with 4 fraction bits"):
+        fixed.quantize([9.0], 4, "int8")
+
+
+def test_a_sealed_outputs_prefix_that_does_not_fit():
+    with pytest.raises(errors.StatementError, match="not a pytree prefix"):
+        zkjax.trace(lambda x: (x, x), sealed_outputs=(True, False, True))(X)
+
+
+def test_an_index_out_of_range_is_refused():
+    def pick(table, i):
+        return fixed.encode(fixed.embed(fixed.decode(table, 4), i), 4)
+
+    with pytest.raises(errors.ValueRangeError, match="onehot"):
+        zkjax.prove(pick)(zkjax.seal(X), zkjax.seal(np.uint8(9)))
+
+
+def test_sealed_values_of_another_profile_are_refused():
+    with pytest.raises(errors.SealError, match="'s128'.*'s100'"):
+        zkjax.prove(lambda x: x)(zkjax.seal(X, profile="s128"))
+
+
+def test_spent_sealed_values_are_refused():
+    sealed = zkjax.seal(X, openings=1)
+    prove = zkjax.prove(lambda x: fixed.encode(jnp.sum(fixed.decode(x, 4)), 4))
+    prove(sealed)
+    with pytest.raises(errors.SealError, match="no openings left"):
+        prove(sealed)
