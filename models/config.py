@@ -1,4 +1,6 @@
-"""Model and adapter hyper-parameters, with the names of Hugging Face's LlamaConfig where they exist."""
+"""Model and adapter hyper-parameters, with the names of Hugging Face's LlamaConfig where they
+exist.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Byte-level text that every machine with Python has: sources to train on, prose to fine-tune on."""
+"""Byte-level text that every machine with Python has: sources to train on, prose to fine-tune
+on.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.numerics import FixedPoint, Float, Numerics, rotary_tables
 
@@ -64,7 +63,8 @@ class Block(nnx.Module):
         x = x + self._attention(
             self.input_layernorm(x, numerics), rotary, mask, adapter, scale, numerics
         )
-        return x + self._mlp(self.post_attention_layernorm(x, numerics), adapter, scale, numerics)
+        x = x + self._mlp(self.post_attention_layernorm(x, numerics), adapter, scale, numerics)
+        return numerics.residual(x)
 
     def _attention(self, x, rotary, mask, adapter, scale, numerics: Numerics):
         config = self.config

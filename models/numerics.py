@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from zkjax.models.config import LlamaConfig
 
 from zkjax import fixed
 from zkjax.fixed import Format
-from zkjax.models.config import LlamaConfig
 from zkjax.program.tables import round_exactly
 
 
@@ -27,6 +27,10 @@ class Float:
 
     def activation(self, x):
         """The output of a linear layer or a product."""
+        return x
+
+    def residual(self, x):
+        """The residual stream between blocks."""
         return x
 
     def score(self, x):
@@ -63,6 +67,8 @@ class FixedPoint:
 
     Attributes:
       activations: 11 fraction bits, |x| < 16, one lookup.
+      residuals: a sum of activations, so nothing is rounded going forward; the cotangent is, which
+        keeps it bounded through any number of blocks.
       scores: 10 fraction bits, |x| < 32: attention scores and logits.
       weights: how master weights are rounded for a product.
       mean_square: the argument of rsqrt.
@@ -73,6 +79,7 @@ class FixedPoint:
     """
 
     activations: Format = Format(11, 16)
+    residuals: Format = Format(11, 24)
     scores: Format = Format(10, 16)
     weights: Format = Format(12, 16)
     mean_square: Format = Format(14, 22)
@@ -86,6 +93,9 @@ class FixedPoint:
 
     def activation(self, x):
         return self._round(x, self.activations)
+
+    def residual(self, x):
+        return self._round(x, self.residuals)
 
     def score(self, x):
         return self._round(x, self.scores)

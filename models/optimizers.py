@@ -11,7 +11,9 @@ from zkjax.fixed import Format
 
 
 class GradientTransformation(NamedTuple):
-    """As in optax: ``init(params) -> state``, ``update(grads, state, params) -> (updates, state)``."""
+    """As in optax: ``init(params) -> state``, ``update(grads, state, params) -> (updates,
+    state)``.
+    """
 
     init: Any
     update: Any

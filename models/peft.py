@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zkjax.models.config import LoraConfig
 
 from zkjax.files import write_atomically
-from zkjax.models.config import LoraConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.data import batches, library_sources
 from zkjax.models.llama import Llama, mean_loss
@@ -34,7 +33,8 @@ def train(config: LlamaConfig, steps: int, batch: int = 32, length: int = 64, se
 
     def loss_of(state, tokens):
         logits = nnx.merge(graph, state)(tokens[:, :-1])
-        # Keep logits, attention scores and the residual stream inside the range that fixed point gives them.
+        # Keep logits, attention scores and the residual stream inside the range that fixed point
+        # gives them.
         spread = jnp.mean(jnp.square(jax.nn.logsumexp(logits, axis=-1)))
         layers = state["layers"]
         size = sum(jnp.sum(jnp.square(layers[name][...])) for name in TARGETS)

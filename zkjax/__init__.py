@@ -1,6 +1,7 @@
 """Zero-knowledge proofs as a JAX transformation.
 
-``prove``, ``verify``, ``seal``, ``trace`` and ``provable`` are the public functions; ``fixed`` holds
+``prove``, ``verify``, ``seal``, ``trace`` and ``provable`` are the public functions; ``fixed``
+holds
 the numerics that provable programs are written with. Importing this package imports nothing else:
 each name is loaded when first used, so verification works in a process without JAX.
 """

@@ -1,4 +1,6 @@
-"""The few places where JAX versions differ, and the 64-bit scope. Nothing else imports private names."""
+"""The few places where JAX versions differ, and the 64-bit scope. Nothing else imports private
+names.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def cache_folder() -> Path:
 
 
 def enable_kernel_cache() -> None:
-    """Keep compiled kernels between processes. Called by the command line and the tests, never on import."""
+    """Keep compiled kernels between processes. Called by the command line and the tests, never on
+    import.
+    """
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "kernels"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, data: bytes, private: bool = False) -> None:
-    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into place."""
+    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into
+    place.
+    """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

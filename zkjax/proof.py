@@ -26,7 +26,8 @@ VERSION = "zkjax proof 1"
 class Commitment:
     """A hiding commitment to a list of integer tensors.
 
-    ``openings`` is the number of proofs it can enter in its life. The code and the layout follow from
+    ``openings`` is the number of proofs it can enter in its life. The code and the layout follow
+    from
     the shapes, the openings and the profile. ``treedef`` is the pytree structure of the committed
     value where it is known; it is not part of the commitment (see ``like``).
     """
@@ -39,7 +40,9 @@ class Commitment:
     treedef: Any = field(default=None, compare=False, repr=False)
 
     def like(self, example: Any) -> Commitment:
-        """This commitment with the pytree structure of ``example``, for ``verify`` of a function."""
+        """This commitment with the pytree structure of ``example``, for ``verify`` of a
+        function.
+        """
         import jax
 
         return replace(self, treedef=jax.tree_util.tree_structure(example))

@@ -1,4 +1,6 @@
-"""The flow of one proof, shared by prover and verifier: what is absorbed, committed and in which order."""
+"""The flow of one proof, shared by prover and verifier: what is absorbed, committed and in which
+order.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,7 @@ class Setup:
                 shape = json.dumps([index, value.dtype.name, list(value.shape)])
                 transcript.absorb(f"public {kind} type", shape.encode())
                 data = np.ascontiguousarray(value.astype("<i8"))
-                transcript.absorb(f"public {kind}", hashlib.blake2s(data).digest())
+                transcript.absorb(f"public {kind}", hashlib.blake2s(data.tobytes()).digest())
         for kind, commitments in (
             ("input", claims.input_commitments),
             ("output", claims.output_commitments),

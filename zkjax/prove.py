@@ -100,7 +100,7 @@ def prove_traced(
     for s in sealed:
         if s.commitment.profile != profile:
             raise SealError(
-                f"a sealed argument is of profile {s.commitment.profile!r}, the proof of {profile!r}"
+                f"a sealed argument has profile {s.commitment.profile!r}, the proof {profile!r}"
             )
     leaves = jax.tree_util.tree_leaves([a.tree if isinstance(a, Sealed) else a for a in args])
     inputs = [np.asarray(x) for x in leaves]
@@ -273,7 +273,7 @@ def provable(fn: Callable) -> Callable:
             return jitted(*(a.tree if isinstance(a, Sealed) else a for a in args))
 
     run.__name__ = getattr(fn, "__name__", "provable")
-    run.__wrapped__ = fn
+    run.__wrapped__ = fn  # type: ignore[attr-defined]
     return run
 
 

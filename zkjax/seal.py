@@ -72,7 +72,9 @@ class Sealed:
             _write_counter(self.path, self.remaining)
 
     def save(self, path: str | Path) -> None:
-        """Write data, blinding and nonces to ``path`` and the openings left to ``path.openings``."""
+        """Write data, blinding and nonces to ``path`` and the openings left to
+        ``path.openings``.
+        """
         path = Path(path)
         if self.path is not None and self.path != path.resolve():
             raise SealError(
@@ -80,7 +82,7 @@ class Sealed:
             )
         buffer = io.BytesIO()
         c = self.commitment
-        arrays = {f"leaf{i}": x for i, x in enumerate(self.leaves)}
+        arrays: Any = {f"leaf{i}": x for i, x in enumerate(self.leaves)}
         np.savez(
             buffer,
             meta=np.frombuffer(json.dumps(c.to_json()).encode(), dtype=np.uint8),

@@ -11,7 +11,6 @@ from reference import (
     e_mul,
     e_neg,
     e_sum,
-    element,
     elements,
     embed,
     eq_weight,
@@ -432,39 +431,6 @@ def test_reversed_eq(kappa, rng):
     rows = list(zip(*weights, strict=True))
     expected = [tuple(horner(row, z) for row in rows) for z in ints(points)]
     assert elements(opening.reversed_eq_at(point, points)) == expected
-
-
-@kappas
-def test_group_masks(kappa):
-    mu, code = Scalar(range(5, 5 + kappa)), choose_code(2, 1, PROFILES[kappa])
-    rows = opening.group_masks(code, mu, SeededEntropy(1))
-    k, w = code.dimension, code.row
-    assert rows.shape == (2 * kappa, k + w - 1)
-    assert not rows[:kappa, k:].any() and rows[:kappa, :k].all()
-    assert element(rows[kappa:, w - 1]) == mu.coefficients
-    assert rows[kappa:].all()
-
-
-@kappas
-def test_pad_tableau_rows(kappa):
-    """Pads on H, a linear mask that sums to mu over H, and a product mask that vanishes on H."""
-    instance = Instance(kappa)
-    code, values = instance.pad_code, instance.pad_values
-    k, w = code.dimension, code.row
-    rows = instance.pads.member.tableau.rows.reshape(-1, kappa, 2 * k)
-    nodes = [pow(7, (P - 1) // w * i, P) for i in range(w)]
-
-    def on_h(e_row):
-        return [tuple(horner(ints(c), h) for c in e_row) for h in nodes]
-
-    for i in range(4):
-        assert on_h(rows[i]) == elements(values[:, i])
-        assert not rows[i, :, k:].any()
-    assert not rows[4, :, k:].any()
-    assert e_sum(on_h(rows[5]), kappa) == instance.pad_mu.coefficients
-    assert not rows[5, :, k + w - 1 :].any()
-    assert on_h(rows[6]) == [embed(0, kappa)] * w
-    assert not rows[6, :, 2 * k - 1 :].any() and rows[6].any()
 
 
 @kappas

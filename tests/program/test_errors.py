@@ -43,7 +43,7 @@ CASES = [
     (
         lambda x: fixed.encode(fixed.decode(x, 8) ** 4, 8),
         errors.OverflowBoundError,
-        "may reach 61 bits and fixed point holds 52",
+        "may reach 61 bits; fixed point holds 52",
     ),
     (
         lambda x: fixed.encode(fixed.decode(x, 8).astype(jnp.float32), 8),
@@ -123,7 +123,7 @@ def test_an_index_out_of_range_is_refused():
 
 
 def test_sealed_values_of_another_profile_are_refused():
-    with pytest.raises(errors.SealError, match="'s128'.*'s100'"):
+    with pytest.raises(errors.SealError, match=r"'s128'.*'s100'"):
         zkjax.prove(lambda x: x)(zkjax.seal(X, profile="s128"))
 
 

@@ -1,4 +1,6 @@
-"""Functions the library has never seen, written as a user would, proved and verified by the public API."""
+"""Functions the library has never seen, written as a user would, proved and verified by the public
+API.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def test_an_mlp_and_its_sgd_step_by_grad(rng):
     x = rng.integers(-200, 200, (4, 5)).astype(np.int16)
     y = rng.integers(-200, 200, (4, 3)).astype(np.int16)
     args = zkjax.seal(weights), zkjax.seal(x, openings=1), zkjax.seal(y, openings=1)
-    (new, loss), proof = round_trip(step, *args, sealed_outputs=(True, False))
+    (new, loss), _ = round_trip(step, *args, sealed_outputs=(True, False))
     assert set(new.tree) == {"in", "out"} and int(loss) > 0
     # The sealed output of one proof is an argument of the next.
     fresh = zkjax.seal(x, openings=1), zkjax.seal(y, openings=1)
@@ -159,7 +161,9 @@ def test_an_nnx_module_with_softmax_and_embedding(rng):
 
 
 def test_shape_operations_and_comparisons(rng):
-    """Slices, padding, concatenation, reversal, indexing with constants, where, abs, sort-free max."""
+    """Slices, padding, concatenation, reversal, indexing with constants, where, abs, sort-free
+    max.
+    """
 
     def shuffle(x):
         v = fixed.decode(x, 4)

@@ -1,1 +1,3 @@
-"""The argument system: transcript, sumcheck, lookups, pads, polynomial commitment, soundness budget."""
+"""The argument system: transcript, sumcheck, lookups, pads, polynomial commitment, soundness
+budget.
+"""

@@ -68,7 +68,9 @@ def _g(a, b, c, d, x, y):
 
 
 def _compress(h, words, counter, last):
-    """One compression: h (8, lanes), words (16, lanes) uint32, byte counter and final flag scalars."""
+    """One compression: h (8, lanes), words (16, lanes) uint32, byte counter and final flag
+    scalars.
+    """
     lanes = h.shape[1]
     iv = jnp.broadcast_to(jnp.asarray(IV)[:, None], (8, lanes))
     tweak = jnp.stack([counter, np.uint32(0) * counter, last, np.uint32(0) * last])
@@ -77,7 +79,7 @@ def _compress(h, words, counter, last):
 
     def one_round(r, state):
         m = words[schedule[r]]
-        a, b, c, d = _g(*state, m[0], m[1])
+        a, b, c, d = _g(*state, m[0], m[1])  # type: ignore[call-arg]
         b, c, d = jnp.roll(b, -1, 0), jnp.roll(c, -2, 0), jnp.roll(d, -3, 0)
         a, b, c, d = _g(a, b, c, d, m[2], m[3])
         return a, jnp.roll(b, 1, 0), jnp.roll(c, 2, 0), jnp.roll(d, 3, 0)

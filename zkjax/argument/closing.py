@@ -15,7 +15,7 @@ import numpy as np
 from zkjax.argument.layout import Layout, Slot, axis_logs, padded_log
 from zkjax.argument.party import Functional, Party
 from zkjax.argument.sumcheck import idle_factor, point_array, sumcheck
-from zkjax.argument.tensor_claims import Job, Matrix, TensorRounds, split_axes
+from zkjax.argument.tensor_claims import DenseMatrix, Job, TensorRounds, split_axes
 from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field.multilinear import Point, eq_vector
@@ -86,7 +86,7 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
     pads = {
         leaf: -c
         for leaf, c in party.tape.gradient([(final, Scalar.of(1, kappa))]).items()
-        if not isinstance(leaf, Functional)
+        if isinstance(leaf, tuple)
     }
     return LinearStatement(weights, points, pads, -final.known)
 
@@ -167,4 +167,4 @@ def _job(key: int, slot: Slot, tableau: Committed, claims: Claims, kappa: int) -
         for c, high, low in jobs:
             table = dense.matvec(values.reshape(1, -1), low, bound)
             value = value + c * Scalar.from_array(high[:, 0]) * Scalar.from_array(table[:, 0])
-    return Job(key, high_log, low_log, Matrix(values, high_log, low_log, bound), jobs, value)
+    return Job(key, high_log, low_log, DenseMatrix(values, high_log, low_log, bound), jobs, value)

@@ -1,6 +1,7 @@
 """The Reed-Solomon codes of the commitment and their row layouts.
 
-A row holds W = 2^log_row values as the low coefficients of P(X) = V(X) + X^W R(X), deg R < blinding;
+A row holds W = 2^log_row values as the low coefficients of P(X) = V(X) + X^W R(X), deg R <
+blinding;
 its codeword is P on the coset ``ntt.domain(log_length)``. Codes with ``interpolated`` rows hold the
 values on H = <omega_W> instead, P = V + (X^W - 1) R, which makes products of rows meaningful.
 """

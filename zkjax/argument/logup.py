@@ -71,7 +71,9 @@ class Tree:
         return Scalar.from_array(np.asarray(n)[:, 0]), Scalar.from_array(np.asarray(d)[:, 0])
 
     def rounds(self, depth: int, point: list[Scalar], lam: Scalar) -> _LayerRounds:
-        """The prover of the sumcheck from layer ``depth`` to layer ``depth + 1``; frees the latter."""
+        """The prover of the sumcheck from layer ``depth`` to layer ``depth + 1``; frees the
+        latter.
+        """
         layer = self.layers[depth + 1]
         self.layers[depth + 1] = (None, None)
         return _LayerRounds(*layer, point, lam)
@@ -192,6 +194,6 @@ def fingerprints(columns: Sequence[np.ndarray], tag: int, beta: Scalar) -> np.nd
     """f = v_1 + beta v_2 + ... + beta^w tag for base-field columns (n,): (kappa, n)."""
     powers = fingerprint_powers(beta, len(columns))
     total = ext.lift(columns[0], beta.kappa)
-    for column, power in zip(columns[1:], powers[1:]):
+    for column, power in zip(columns[1:], powers[1:], strict=False):
         total = ext.add(total, ext.scale(power.array()[:, None], column))
     return ext.add(total, (powers[-1] * tag).array()[:, None])

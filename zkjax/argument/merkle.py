@@ -31,7 +31,9 @@ def build(leaves: list[bytes]) -> list[list[bytes]]:
 
 
 def missing_siblings(indices: list[int], depth: int) -> list[tuple[int, int]]:
-    """(level, position) of the nodes a verifier needs besides the opened leaves, in reading order."""
+    """(level, position) of the nodes a verifier needs besides the opened leaves, in reading
+    order.
+    """
     needed = []
     known = sorted(set(indices))
     for level in range(depth):
@@ -47,7 +49,9 @@ def open_paths(levels: list[list[bytes]], indices: list[int]) -> bytes:
 
 
 def check_paths(root: bytes, depth: int, leaves: dict[int, bytes], path: bytes) -> None:
-    """Recompute the root from opened leaves {index: digest} and a batched path; raise on mismatch."""
+    """Recompute the root from opened leaves {index: digest} and a batched path; raise on
+    mismatch.
+    """
     needed = missing_siblings(list(leaves), depth)
     siblings = {place: path[32 * i : 32 * i + 32] for i, place in enumerate(needed)}
     current = dict(leaves)

@@ -10,7 +10,8 @@ of the linear response of a group is mu + its share of the sum, the pads' respon
 theirs over H, and all mu sum to zero, so that only the total is revealed. The mu are committed
 before zeta is drawn, so a wrong total passes with probability 1/|E| only.
 
-Masks of degree above k are sums of two rows of the code itself, M0 + X^s M1, and those rows are part
+Masks of degree above k are sums of two rows of the code itself, M0 + X^s M1, and those rows are
+part
 of the proximity test. So every word that a test uses is close to the code, and unique decoding is
 all that soundness needs; the overlap of the two summands keeps the opened values of M0 and M1
 uniform given their sum.
@@ -38,7 +39,9 @@ from zkjax.field.scalar import Scalar
 
 @dataclass
 class Member:
-    """One tableau of a group: its name, root and number of rows; the prover also has the tableau."""
+    """One tableau of a group: its name, root and number of rows; the prover also has the
+    tableau.
+    """
 
     name: str
     root: bytes
@@ -80,7 +83,9 @@ PAD_MASK_ROWS = 5  # proximity, linear twice, product twice
 
 
 def group_masks(code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
-    """(3 kappa, k): the proximity mask, then M0, M1 with coefficient W-1 of M0 + X^(W-1) M1 = mu."""
+    """(3 kappa, k): the proximity mask, then M0, M1 with coefficient W-1 of M0 + X^(W-1) M1 =
+    mu.
+    """
     rows = entropy.field((MASK_ROWS, mu.kappa, code.dimension))
     rows[1, :, code.row - 1] = gl.sub(mu.array(), rows[2, :, 0])
     return rows.reshape(MASK_ROWS * mu.kappa, -1)
@@ -103,7 +108,8 @@ def shifted_sum_at(first: np.ndarray, second: np.ndarray, shift: int, z: np.ndar
 def pad_tableau_rows(values: np.ndarray, code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
     """All F-rows of the pad tableau: pads (kappa, R, W) -> ((R + 5) kappa, k) coefficients.
 
-    The last five E-rows are masks: proximity; L0, L1, where L0 + X^(W-1) L1 sums to mu over H; S0, S1
+    The last five E-rows are masks: proximity; L0, L1, where L0 + X^(W-1) L1 sums to mu over H; S0,
+    S1
     of the product mask (X^W - 1) (S0 + X^(k-1-W) S1). E-row i occupies F-rows kappa i to
     kappa i + kappa - 1.
     """

@@ -29,7 +29,7 @@ Pad = tuple[str, int]  # ("single" | "x" | "y" | "xy", index)
 class Expression:
     """known + linear form; ``value`` is the true value where the party knows it (the prover)."""
 
-    __slots__ = ("tape", "index", "known", "value")
+    __slots__ = ("index", "known", "tape", "value")
 
     def __init__(self, tape: Tape, parents, known: Scalar, value: Scalar | None):
         self.tape, self.known, self.value = tape, known, value
@@ -156,7 +156,7 @@ class Party:
 
     def grind(self, bits: int) -> None:
         """Proof of work before the next challenge."""
-        self.transcript.grind(bits)
+        raise NotImplementedError
 
     def challenge(self, kind: str) -> Scalar:
         return self.transcript.challenge(kind)
@@ -196,7 +196,9 @@ class Party:
 
 
 class Planner(Party):
-    """Runs the protocol without values; afterwards ``singles`` and ``triples`` are the pads needed."""
+    """Runs the protocol without values; afterwards ``singles`` and ``triples`` are the pads
+    needed.
+    """
 
     def __init__(self, kappa: int):
         super().__init__(Transcript("plan", kappa))
@@ -213,6 +215,9 @@ class Verifier(Party):
     """Reads padded messages from the proof."""
 
     transcript: VerifierTranscript
+
+    def grind(self, bits: int) -> None:
+        self.transcript.grind(bits)
 
     def _exchange(self, kind, pads, compute):
         self.messages += 1
@@ -237,6 +242,9 @@ class Prover(Party):
         super().__init__(transcript)
         self.pads = pads
         self._tensor_value = tensor_value
+
+    def grind(self, bits: int) -> None:
+        self.transcript.grind(bits)
 
     def _exchange(self, kind, pads, compute):
         self.messages += 1

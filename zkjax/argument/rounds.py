@@ -41,11 +41,11 @@ def kernels():
         return jnp.stack([low, (blocks >> np.uint64(32)).sum(axis=1)])
 
     def evaluations(low, high, degree, combine):
-        step = [ext.sub(b, a) for a, b in zip(low, high)]
+        step = [ext.sub(b, a) for a, b in zip(low, high, strict=True)]
         out = [column_sums(combine(low))]
         current = high
         for _ in range(degree - 1):
-            current = [ext.add(c, d) for c, d in zip(current, step)]
+            current = [ext.add(c, d) for c, d in zip(current, step, strict=True)]
             out.append(column_sums(combine(current)))
         return jnp.stack(out)
 

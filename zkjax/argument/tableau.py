@@ -21,8 +21,8 @@ class Tableau:
     """
 
     def __init__(self, rows: np.ndarray, log_length: int, nonces: np.ndarray):
-        from zkjax.argument.blake2s import hash_columns
         from zkjax._compat import x64
+        from zkjax.argument.blake2s import hash_columns
 
         self.rows, self.nonces = rows, nonces
         self.codewords = encode(rows, log_length)

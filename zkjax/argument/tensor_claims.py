@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -21,7 +22,19 @@ from zkjax.field.multilinear import eq_vector
 from zkjax.field.scalar import Scalar
 
 
-class Matrix:
+class Matrix(Protocol):
+    """A tensor seen as a matrix (2^a, 2^b) that is only ever multiplied by vectors."""
+
+    def right(self, low: np.ndarray) -> np.ndarray:
+        """T low: (kappa, 2^a)."""
+        ...
+
+    def left(self, high: np.ndarray) -> np.ndarray:
+        """T^T high: (kappa, 2^b)."""
+        ...
+
+
+class DenseMatrix:
     """A dense small-integer tensor seen as (2^a, 2^b)."""
 
     def __init__(self, values: np.ndarray, high: int, low: int, bound: int):
@@ -29,11 +42,9 @@ class Matrix:
         self._bound = bound
 
     def right(self, low: np.ndarray) -> np.ndarray:
-        """T low: (kappa, 2^a)."""
         return dense.matvec(self._values, low, self._bound)
 
     def left(self, high: np.ndarray) -> np.ndarray:
-        """T^T high: (kappa, 2^b)."""
         return dense.matvec(self._values.T, high, self._bound)
 
 

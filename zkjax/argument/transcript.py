@@ -99,7 +99,9 @@ class ProverTranscript(Transcript):
         return b"".join(self._parts)
 
     def write(self, kind: str, data: bytes) -> None:
-        """Append ``data`` to the proof and absorb it. ``inventory`` counts messages and bytes by type."""
+        """Append ``data`` to the proof and absorb it. ``inventory`` counts messages and bytes by
+        type.
+        """
         count, size = self.inventory.get(kind, (0, 0))
         self.inventory[kind] = (count + 1, size + len(data))
         self._parts.append(data)

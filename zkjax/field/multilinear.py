@@ -18,7 +18,8 @@ def log2_ceil(n: int) -> int:
 
 
 def eq_vector(point: np.ndarray, length: int | None = None) -> np.ndarray:
-    """(kappa, length): eq(point, i) = prod_b (p_b i_b + (1 - p_b)(1 - i_b)), the first ``length`` of 2^n.
+    """(kappa, length): eq(point, i) = prod_b (p_b i_b + (1 - p_b)(1 - i_b)), the first ``length``
+    of 2^n.
 
     Only prefixes that are needed are expanded: O(length) products.
     """
@@ -76,7 +77,8 @@ def identity_at(point: np.ndarray) -> np.ndarray:
 class Point:
     """A point of E^n whose eq vectors are computed once, also for its suffixes.
 
-    Equal vectors are the same arrays, so functionals at the same point can be recognised and merged.
+    Equal vectors are the same arrays, so functionals at the same point can be recognised and
+    merged.
     """
 
     def __init__(self, coordinates: np.ndarray, _cache: dict | None = None):

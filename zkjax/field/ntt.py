@@ -59,7 +59,9 @@ def inverse_ntt(x: np.ndarray) -> np.ndarray:
 
 @cache
 def domain(log_n: int) -> np.ndarray:
-    """(n,) uint64: the points 7 * omega^bitreverse(j) at which codewords of length n are evaluated."""
+    """(n,) uint64: the points 7 * omega^bitreverse(j) at which codewords of length n are
+    evaluated.
+    """
     points = gl.powers(gl.root_of_unity(log_n), 1 << log_n)[bit_reversal(log_n)]
     points = gl.mul(points, np.uint64(gl.GENERATOR))
     points.setflags(write=False)

@@ -46,12 +46,16 @@ class Scalar:
         return (int(other) % P,) + (0,) * (len(self.coefficients) - 1)
 
     def __add__(self, other) -> Scalar:
-        return Scalar([(x + y) % P for x, y in zip(self.coefficients, self._coerce(other))])
+        return Scalar(
+            [(x + y) % P for x, y in zip(self.coefficients, self._coerce(other), strict=True)]
+        )
 
     __radd__ = __add__
 
     def __sub__(self, other) -> Scalar:
-        return Scalar([(x - y) % P for x, y in zip(self.coefficients, self._coerce(other))])
+        return Scalar(
+            [(x - y) % P for x, y in zip(self.coefficients, self._coerce(other), strict=True)]
+        )
 
     def __rsub__(self, other) -> Scalar:
         return (-self) + other

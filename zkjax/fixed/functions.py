@@ -276,7 +276,8 @@ _softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
 def softmax(x, mask=None, fraction: int = 12, out_fraction: int = 14):
-    """Softmax over the last axis; x has at most ``fraction`` bits and spans less than 2^(16-fraction).
+    """Softmax over the last axis; x has at most ``fraction`` bits and spans less than
+    2^(16-fraction).
 
     Args:
       mask: constant booleans, broadcast against x; False entries get probability zero. Their x

@@ -1,1 +1,3 @@
-"""Statements: straight-line programs over integer tensors, how they are traced and how claims reduce."""
+"""Statements: straight-line programs over integer tensors, how they are traced and how claims
+reduce.
+"""

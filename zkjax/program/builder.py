@@ -84,7 +84,7 @@ class Builder:
         """The variable ``kind(inputs)``; an existing one if it was already computed."""
         if bound > MAX_BOUND:
             raise OverflowBoundError(
-                f"a value of '{kind}' may reach {bound.bit_length()} bits and fixed point holds 52; "
+                f"a value of '{kind}' may reach {bound.bit_length()} bits; fixed point holds 52; "
                 "round an operand to fewer fraction bits with zkjax.fixed.round before this line",
                 self.where,
             )

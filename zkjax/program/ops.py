@@ -34,7 +34,9 @@ Pulled = list[tuple[int | None, Weights, Scalar]]
 
 @dataclass(frozen=True)
 class Op:
-    """One instruction. ``inputs`` are variable numbers; ``params`` holds integers, strings, tuples."""
+    """One instruction. ``inputs`` are variable numbers; ``params`` holds integers, strings,
+    tuples.
+    """
 
     kind: str
     inputs: tuple[int, ...]
@@ -120,10 +122,12 @@ def _transpose(op: Op, x):
 
 
 def _broadcast_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
-    """params (dims, operand shape): operand axis i is output axis dims[i], perhaps stretched from 1."""
+    """params (dims, operand shape): operand axis i is output axis dims[i], perhaps stretched from
+    1.
+    """
     dims, in_shape = op.params
     coefficient, inside = one, []
-    for axis, n in enumerate(op.shape):
+    for axis in range(len(op.shape)):
         if axis not in dims:
             coefficient = coefficient * total(w[axis])
     for i, axis in enumerate(dims):
@@ -144,7 +148,9 @@ def _broadcast(op: Op, x):
 
 
 def reshape_groups(inside: Shape, outside: Shape) -> list[tuple[list[int], list[int]]]:
-    """Match runs of axes with equal products: [(input axes, output axes), ...]; length-1 axes alone."""
+    """Match runs of axes with equal products: [(input axes, output axes), ...]; length-1 axes
+    alone.
+    """
     groups = []
     i = j = 0
     while i < len(inside) or j < len(outside):
@@ -173,7 +179,9 @@ def reshape_groups(inside: Shape, outside: Shape) -> list[tuple[list[int], list[
 
 
 def factor_rank_one(vector: np.ndarray, lengths: list[int]) -> list[np.ndarray] | None:
-    """Split a vector over a product of axes into one vector an axis, or None if its rank is not one."""
+    """Split a vector over a product of axes into one vector an axis, or None if its rank is not
+    one.
+    """
     if len(lengths) == 1:
         return [vector]
     kappa = vector.shape[0]
@@ -240,11 +248,18 @@ def _slice_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 @rule("slice", "linear", _slice_pull)
 def _slice(op: Op, x):
     starts, steps, _ = op.params
-    return x[tuple(slice(s, s + t * (n - 1) + 1, t) for s, t, n in zip(starts, steps, op.shape))]
+    return x[
+        tuple(
+            slice(s, s + t * (n - 1) + 1, t)
+            for s, t, n in zip(starts, steps, op.shape, strict=True)
+        )
+    ]
 
 
 def _pad_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
-    """params (low, step, operand shape): operand index i sits at low + step * i, zeros elsewhere."""
+    """params (low, step, operand shape): operand index i sits at low + step * i, zeros
+    elsewhere.
+    """
     low, step, in_shape = op.params
     inside = tuple(
         w[a] if op.shape[a] == n else w[a][:, low[a] : low[a] + step[a] * (n - 1) + 1 : step[a]]
@@ -257,7 +272,9 @@ def _pad_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 def _pad(op: Op, x):
     low, step, in_shape = op.params
     out = np.zeros(op.shape)
-    out[tuple(slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(low, step, in_shape))] = x
+    out[
+        tuple(slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(low, step, in_shape, strict=True))
+    ] = x
     return out
 
 
@@ -299,7 +316,9 @@ def _take(op: Op, x):
 
 
 def _shift_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
-    """The carry of a scan: out[0] = init, out[l] = carry[l-1]; params (reverse,) runs it backwards."""
+    """The carry of a scan: out[0] = init, out[l] = carry[l-1]; params (reverse,) runs it
+    backwards.
+    """
     lead = w[0][:, ::-1] if op.params[0] else w[0]
     moved = np.zeros_like(lead)
     moved[:, :-1] = lead[:, 1:]
@@ -363,7 +382,9 @@ def _contract(op: Op, x, y):
 
 @rule("onehot", "product")
 def _onehot(op: Op, *bits):
-    """[index == j] on a new last axis of length params[0]; the index is given by its bits, low first."""
+    """[index == j] on a new last axis of length params[0]; the index is given by its bits, low
+    first.
+    """
     index = sum(b * float(1 << i) for i, b in enumerate(bits))
     return (index[..., None] == np.arange(op.params[0])).astype(np.float64)
 

@@ -40,7 +40,8 @@ class Port:
 class Program:
     """Variables are numbered by their position in ``ops``; operands come before their uses.
 
-    ``zeros`` lists variables that must vanish everywhere. ``notes`` (not part of the statement) says
+    ``zeros`` lists variables that must vanish everywhere. ``notes`` (not part of the statement)
+    says
     for a variable where it comes from, for messages.
     """
 
@@ -125,7 +126,7 @@ class Program:
             if key.size and (key.min() < low or key.max() > high):
                 raise ValueRangeError(
                     f"{self._where(lookup.vars[0])}: value out of range: the check allows "
-                    f"[{low}, {high}] and saw [{int(key.min())}, {int(key.max())}] (in units of the "
+                    f"[{low}, {high}] and saw [{int(key.min())}, {int(key.max())}] (units of the "
                     "last fraction bit, offset included); raise `bits` or lower `fraction` there"
                 )
             for column, var in zip(table.columns[1:], lookup.vars[1:], strict=True):

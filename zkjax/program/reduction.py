@@ -1,4 +1,5 @@
-"""From "this program was executed" to linear claims on committed tensors, written once for both sides.
+"""From "this program was executed" to linear claims on committed tensors, written once for both
+sides.
 
 1. Lookups: one LogUp tree over all lookers and tables; its leaf claims are two linear equations in
    multilinear evaluations of the looked-up variables.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -24,7 +25,7 @@ from zkjax.argument import logup
 from zkjax.argument.layout import axis_logs, pad_values, padded_log
 from zkjax.argument.party import Expression, Party, Weights
 from zkjax.argument.rounds import ProductRounds
-from zkjax.argument.sumcheck import idle_factor, point_array, sumcheck
+from zkjax.argument.sumcheck import RoundProver, idle_factor, point_array, sumcheck
 from zkjax.argument.tensor_claims import Job, TensorRounds
 from zkjax.field import dense
 from zkjax.field import extension as ext
@@ -44,7 +45,9 @@ class Witness:
 
 
 def tensor_ids(program: Program) -> dict[str, dict[int, int]]:
-    """Numbers of committed tensors: variables keep theirs, then multiplicities, then sealed outputs."""
+    """Numbers of committed tensors: variables keep theirs, then multiplicities, then sealed
+    outputs.
+    """
     base = len(program.ops)
     after = base + len(program.tables)
     return {
@@ -71,12 +74,14 @@ class _Instance:
     var: int
     num_vars: int
     weight: Callable[[Point], Scalar]
-    factors: list[tuple[int, Callable[[Point], Weights]]]  # operand and its weights at a point
+    factors: Sequence[tuple[int, Callable[..., Weights]]]  # operand and its weights at a point
 
 
 @dataclass
 class Reduction:
-    """State of one run of the three steps, in order; ``witness`` is None for the verifier and the planner."""
+    """State of one run of the three steps, in order; ``witness`` is None for the verifier and the
+    planner.
+    """
 
     program: Program
     party: Party
@@ -245,7 +250,9 @@ class Reduction:
     # 2. Zeros and outputs -------------------------------------------------------------------
 
     def outputs_and_zeros(self) -> None:
-        """Step 2: a random combination of random evaluations: zero relations, public and sealed outputs."""
+        """Step 2: a random combination of random evaluations: zero relations, public and sealed
+        outputs.
+        """
         program, party = self.program, self.party
         cache: dict = {}
         combiner = party.challenge("zero combiner")
@@ -319,14 +326,13 @@ class Reduction:
         sizes = [i.num_vars for i in instances]
         sizes += [padded_log(program.shape(v)) for v, _ in onehots]
         num_vars = max(sizes)
-        provers = []
-        if self.witness is not None:
-            provers = [rounds, TensorRounds(jobs, kappa)]
+        tensors = TensorRounds(jobs, kappa)
+        provers: list[RoundProver] = [rounds, tensors] if self.witness is not None else []
         claim = party.tape.combine(claim_parts)
         point, final = sumcheck(party, claim, num_vars, 3, provers, "product round")
         at = Point(point_array(point, kappa))
         finals = rounds.finals() if self.witness is not None else {}
-        onehot_finals = provers[1].finals() if provers else {}
+        onehot_finals = tensors.finals() if provers else {}
         total = [(final, self.one)]
         for index, instance in enumerate(instances):
             local = at.last(instance.num_vars)
@@ -384,7 +390,7 @@ class Reduction:
         axes = ContractAxes.of(op, len(shapes[0]), len(shapes[1]))
         batch = [shapes[0][a] for a, _ in axes.batch]
         inner = batch + [shapes[0][a] for a, _ in axes.summed]
-        logs = axis_logs(inner)
+        logs = axis_logs(tuple(inner))
         nb = len(batch)
         x_order = [a for a, _ in axes.batch + axes.summed]
         y_order = [b for _, b in axes.batch + axes.summed]
@@ -494,7 +500,9 @@ class Reduction:
         return Job(var, sum(high_logs), low, matrix, claims, value)
 
     def _reduce_onehot(self, var: int, local: Point, claim: Expression) -> None:
-        """claim = sum_t eq(r, t) prod_b (bit_b(t) s_b + (1 - bit_b(t)) (1 - s_b)) over the indices t."""
+        """claim = sum_t eq(r, t) prod_b (bit_b(t) s_b + (1 - bit_b(t)) (1 - s_b)) over the indices
+        t.
+        """
         party, kappa, op = self.party, self.kappa, self.program.ops[var]
         shape = op.shape[:-1]
         logs = axis_logs(shape)
@@ -563,7 +571,7 @@ def functional_value(values: np.ndarray, weights: Weights, kappa: int) -> Scalar
 def _inner(a: Weights, b: Weights) -> Scalar:
     """prod_axis <a_axis, b_axis>."""
     values = [Scalar.from_array(ext.dot(x, y)) for x, y in zip(a, b, strict=True)]
-    return reduce(lambda x, y: x * y, values) if values else 1
+    return reduce(lambda x, y: x * y, values) if values else 1  # type: ignore[return-value]
 
 
 def _indicator(local: np.ndarray, shape) -> Scalar:

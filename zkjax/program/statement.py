@@ -122,4 +122,4 @@ def _decode_program(raw: bytes) -> Program:
     ports = [[Port(*p) for p in header[key]] for key in ("inputs", "outputs")]
     if not {p.var for p in ports[0] + ports[1]} | set(header["zeros"]) <= set(count):
         raise StatementError("a port is malformed")
-    return Program(ops, constants, tables, lookups, header["zeros"], *ports)
+    return Program(ops, constants, tables, lookups, header["zeros"], ports[0], ports[1])

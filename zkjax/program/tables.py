@@ -8,17 +8,20 @@ close to a tie, so that every machine builds the same integers whatever its libm
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of integers: ``columns`` are equally long int64 arrays, the first one consecutive keys."""
+    """Rows of integers: ``columns`` are equally long int64 arrays, the first one consecutive
+    keys.
+    """
 
     name: str
     columns: tuple[np.ndarray, ...]
@@ -82,7 +85,7 @@ def function_table(
     low: int,
     rows: int,
     in_fraction: int,
-    functions: list[tuple[Callable[[np.ndarray], np.ndarray], Callable[[Decimal], Decimal], int]],
+    functions: Sequence[tuple[Callable[..., Any], Callable[..., Any], int]],
 ) -> Table:
     """Tabulate functions at keys low, low + 1, ..., with ``in_fraction`` fraction bits.
 

@@ -27,7 +27,7 @@ class Traced:
 
     statement: Statement
     closed: Any
-    carries: list[tuple[int, int]]
+    carries: list[tuple[tuple[int, int], int]]  # (key of ``record_carries``, fraction bits)
     out_tree: Any
     sealed_outputs: list[int]  # commitment number of each output leaf, -1 if public
     _jitted: Callable | None = field(default=None, repr=False)
@@ -138,12 +138,12 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
             del rest[: tree.num_leaves]
         out = fn(*args)
         flat, tree = jax.tree_util.tree_flatten_with_path(out)
-        out_trees.append((tree, [jax.tree_util.keystr(p) for p, _ in flat], out))
+        out_trees.append((tree, [jax.tree_util.keystr(p) for p, _ in flat]))
         return [v for _, v in flat]
 
     with x64():
         closed = jax.make_jaxpr(flat_fn)(*shapes)
-        out_tree, out_names, out = out_trees[0]
+        out_tree, out_names = out_trees[0]
         out_groups = _output_groups(sealed_outputs, out_tree)
         tracer = Tracer()
         b = tracer.builder
@@ -215,6 +215,7 @@ def _output_groups(prefix: Any, out_tree) -> list[int]:
 def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Statement]:
     """``trace(fn)(*args)``: the statement that ``prove(fn)(*args)`` proves.
 
-    Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed one.
+    Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed
+    one.
     """
     return lambda *args: trace_call(fn, args, sealed_outputs).statement

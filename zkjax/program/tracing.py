@@ -174,7 +174,7 @@ class Tracer:
         if inner is not None:
             return self.run(inner, inputs[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else [])
         if all(isinstance(x, np.ndarray) for x in inputs) and name not in KEEP_SYMBOLIC:
-            return fold_constants(eqn, inputs)
+            return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:
             hint = HINTS.get(name, "rewrite the step with operations of zkjax.fixed and jax.numpy")
             raise UnsupportedPrimitiveError(
@@ -222,7 +222,8 @@ class Tracer:
         allowance: list[int] | None = None
         for attempt in range(MAX_SCAN_ATTEMPTS):
             start = [self.at_fraction(s, max(s.fraction, 0)) for s in start]
-            carries, shifted = [], []
+            carries: list[int | None] = []
+            shifted: list[Sym] = []
             for i, s in enumerate(start):
                 if kept[i]:
                     carries.append(None)

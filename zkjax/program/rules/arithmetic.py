@@ -86,7 +86,7 @@ def _convert(t: Tracer, eqn, x):
     new = np.dtype(eqn.params["new_dtype"])
     if new == np.float64:
         return [x]
-    if np.issubdtype(new, np.integer) or new == bool:
+    if new.kind in "iub":
         if x.fraction != 0:
             raise ScaleError(
                 f"conversion to {new} of a value with {x.fraction} fraction bits drops them; "

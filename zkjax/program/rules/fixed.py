@@ -1,4 +1,6 @@
-"""The primitives of ``zkjax.fixed``: each commits a hint and adds the relations that make it unique."""
+"""The primitives of ``zkjax.fixed``: each commits a hint and adds the relations that make it
+unique.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,7 @@ def _divide(t: Tracer, eqn, n, d):
     width = t.bits_of(d.var)
     if width + bits > FIELD_BITS:
         raise OverflowBoundError(
-            f"a {width}-bit denominator times a {bits}-bit quotient may wrap; round the denominator",
+            f"a {width}-bit denominator times a {bits}-bit quotient may wrap; round the former",
             t.where,
         )
     numerator = b.affine([(n.var, 1 << shift)])
