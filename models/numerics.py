@@ -67,7 +67,7 @@ class FixedPoint:
 
     Attributes:
       activations: 11 fraction bits, |x| < 16, one lookup.
-      residuals: a sum of activations, so nothing is rounded going forward; the cotangent is, which
+      residuals: a sum of embeddings and activations, exact at 12 fraction bits; the cotangent is, which
         keeps it bounded through any number of blocks.
       scores: 10 fraction bits, |x| < 32: attention scores and logits.
       weights: how master weights are rounded for a product.
@@ -79,7 +79,7 @@ class FixedPoint:
     """
 
     activations: Format = Format(11, 16)
-    residuals: Format = Format(11, 24)
+    residuals: Format = Format(12, 24)
     scores: Format = Format(10, 16)
     weights: Format = Format(12, 16)
     mean_square: Format = Format(14, 22)

@@ -17,7 +17,7 @@ from reference import (
 
 from argument.parties import run_protocol
 from zkjax.argument.sumcheck import idle_factor, sumcheck
-from zkjax.argument.tensor_claims import Job, Matrix, TensorRounds, split_axes
+from zkjax.argument.tensor_claims import DenseMatrix, Job, TensorRounds, split_axes
 from zkjax.field.scalar import Scalar
 
 kappas = pytest.mark.parametrize("kappa", [2, 3])
@@ -55,7 +55,7 @@ class Case:
         return e_sum(products, self.kappa)
 
     def job(self) -> Job:
-        matrix = Matrix(self.values.astype(np.float64), self.high, self.low, 1000)
+        matrix = DenseMatrix(self.values.astype(np.float64), self.high, self.low, 1000)
         return Job(self.key, self.high, self.low, matrix, self.claims, Scalar(self.total()))
 
     def local(self, point):
@@ -125,7 +125,7 @@ def test_a_false_claim_does_not_match(kappa, rng):
 @kappas
 def test_matrix_products(kappa, rng):
     values = rng.integers(-9, 10, size=(4, 2))
-    matrix = Matrix(values.astype(np.float64).reshape(-1), 2, 1, 9)
+    matrix = DenseMatrix(values.astype(np.float64).reshape(-1), 2, 1, 9)
     low, high = random_field(rng, (kappa, 2)), random_field(rng, (kappa, 4))
 
     def times(m, vector):

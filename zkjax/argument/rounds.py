@@ -49,16 +49,20 @@ def kernels():
             out.append(column_sums(combine(current)))
         return jnp.stack(out)
 
+    # The barrier keeps XLA from recomputing a value in every fusion that reads it: three to five
+    # times faster on CPU.
+    once = lax.optimization_barrier
+
     def product(tables):
-        value = tuple(tables[0])
+        value = tables[0]
         for t in tables[1:]:
-            value = ext.mul_coefficients(value, tuple(t))
-        return jnp.stack(value)
+            value = once(ext.mul(value, t))
+        return value
 
     def fraction_sum(tables):
         """eq (n0 d1 + d0 m): a layer of the lookup tree, see ``logup``."""
         eq, n0, d1, d0, m = tables
-        return ext.mul(eq, ext.add(ext.mul(n0, d1), ext.mul(d0, m)))
+        return ext.mul(eq, once(ext.add(ext.mul(n0, d1), ext.mul(d0, m))))
 
     combine = {"product": product, "fraction": fraction_sum}
 

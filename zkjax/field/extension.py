@@ -8,8 +8,6 @@ polynomials are irreducible (tested).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from zkjax.field import goldilocks as gl
@@ -33,35 +31,26 @@ def neg(a: Array) -> Array:
     return gl.neg(a)
 
 
-def mul_coefficients(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
-    """The coefficients of a * b, from the coefficients of both (Karatsuba).
-
-    Kernels that chain products work on coefficients: XLA then shares the partial products, which it
-    recomputes for every coefficient of a stacked result.
-    """
-    w = NON_RESIDUE[len(a)]
-    if len(a) == 2:
+def mul(a: Array, b: Array) -> Array:
+    """a * b for (kappa, ...) arrays that broadcast behind the leading axis (Karatsuba)."""
+    xp = array_namespace(a)
+    w = NON_RESIDUE[a.shape[0]]
+    if a.ndim == b.ndim == 1:  # keep NumPy from warning about scalar overflow
+        return mul(a[:, None], b[:, None])[:, 0]
+    if a.shape[0] == 2:
         v0, v1 = gl.mul(a[0], b[0]), gl.mul(a[1], b[1])
         cross = gl.mul(gl.add(a[0], a[1]), gl.add(b[0], b[1]))
-        return gl.add(v0, gl.mul_small(v1, w)), gl.sub(gl.sub(cross, v0), v1)
+        return xp.stack([gl.add(v0, gl.mul_small(v1, w)), gl.sub(gl.sub(cross, v0), v1)])
     v0, v1, v2 = (gl.mul(a[i], b[i]) for i in range(3))
 
     def cross_term(i: int, j: int, vi: Array, vj: Array) -> Array:
         both = gl.mul(gl.add(a[i], a[j]), gl.add(b[i], b[j]))
         return gl.sub(gl.sub(both, vi), vj)
 
-    return (
-        gl.add(v0, gl.mul_small(cross_term(1, 2, v1, v2), w)),
-        gl.add(cross_term(0, 1, v0, v1), gl.mul_small(v2, w)),
-        gl.add(cross_term(0, 2, v0, v2), v1),
-    )
-
-
-def mul(a: Array, b: Array) -> Array:
-    """a * b for (kappa, ...) arrays that broadcast behind the leading axis."""
-    if a.ndim == b.ndim == 1:  # keep NumPy from warning about scalar overflow
-        return mul(a[:, None], b[:, None])[:, 0]
-    return array_namespace(a).stack(mul_coefficients(a, b))
+    c0 = gl.add(v0, gl.mul_small(cross_term(1, 2, v1, v2), w))
+    c1 = gl.add(cross_term(0, 1, v0, v1), gl.mul_small(v2, w))
+    c2 = gl.add(cross_term(0, 2, v0, v2), v1)
+    return xp.stack([c0, c1, c2])
 
 
 def scale(a: Array, s: Array) -> Array:
