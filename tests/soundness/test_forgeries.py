@@ -1,0 +1,322 @@
+"""Attempts to prove what is not true by means of the statement itself: bounds, liveness, meaning.
+
+The verifier's arithmetic is not touched here. Each test builds a function whose statement, or whose
+reduction, might say less than the function, and then tries to use the gap. A test marked ``xfail``
+documents a gap that is open; it must lose its mark when the gap is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zkjax
+from soundness.cheating import evaluate, prove, trace_call, variables
+from zkjax import fixed
+from zkjax._compat import x64
+from zkjax.argument.entropy import SeededEntropy
+from zkjax.errors import TraceError, ValueRangeError, VerificationError
+from zkjax.field import goldilocks as gl
+from zkjax.field.goldilocks import P
+from zkjax.field.scalar import Scalar
+from zkjax.program.reduction import Reduction
+from zkjax.verify import verify_statement
+
+
+def balanced(value: int) -> int:
+    """The representative of a residue in (-p/2, p/2)."""
+    value %= P
+    return value - P if value > P // 2 else value
+
+
+def test_wrap_around_in_a_scan_whose_other_carry_gains_fraction_bits():
+    """65536^6 = -1 mod p: a carry that is multiplied six times must not be traced as small.
+
+    The first carry enters with 0 fraction bits and leaves with 1, so the body is traced again. The
+    bounds of the second carry must not survive from the first attempt.
+    """
+
+    def grow(x):
+        start = x.astype(jnp.float64)
+
+        def body(carry, _):
+            a, b = carry
+            return (a + 0.5, b * 65536.0), None
+
+        (_, last), _ = jax.lax.scan(body, (jnp.zeros_like(start), start), None, length=6)
+        return last.astype(jnp.int8)
+
+    x = np.array([1], dtype=np.int8)
+    with pytest.raises((TraceError, VerificationError)):
+        traced = trace_call(grow, (x,))
+        wrapped = np.array([[balanced(65536 ** (i + 1))] for i in range(6)], dtype=np.float64)
+        carry = variables(traced, "carry")[-1]
+        outputs, proof = prove(traced, (x,), {carry: lambda v: wrapped})
+        assert outputs.tolist() == [-1]
+        verify_statement(traced.statement, proof)
+
+
+def public_times_private(x, y):
+    return (x.reshape(6) * y).astype(jnp.int32)
+
+
+X = np.arange(1, 7, dtype=np.int16).reshape(2, 3)
+Y = np.arange(10, 16, dtype=np.int16)
+
+
+@pytest.mark.xfail(strict=True, reason="the known part of a padded claim is taken for its value")
+def test_a_reshaped_public_factor_can_be_proved():
+    """A public factor whose reshape does not split still has its true value in the product."""
+    sealed = zkjax.seal(Y, openings=1)
+    product, proof = zkjax.prove(public_times_private)(X, sealed)
+    assert product.tolist() == (X.reshape(6) * Y).tolist()
+    zkjax.verify(public_times_private)(X, sealed, proof=proof)
+
+
+class ChosenPads(SeededEntropy):
+    """Pads as the prover likes them: ``chosen`` maps the number of a single pad to its value."""
+
+    def __init__(self, chosen: dict[int, Scalar]):
+        super().__init__(3)
+        self._chosen, self._first = chosen, True
+
+    def scalars(self, n: int, kappa: int) -> list[Scalar]:
+        out = super().scalars(n, kappa)
+        if self._first:
+            for index, value in self._chosen.items():
+                out[index] = value
+        self._first = False
+        return out
+
+
+@pytest.mark.xfail(strict=True, reason="the known part of a padded claim is taken for its value")
+def test_a_chosen_pad_does_not_shift_a_public_factor():
+    """A public factor must enter a product as it is, not as a message masked by a chosen pad.
+
+    The liar claims (x - 1) y for x y. It pads the message of x's functional with the constant 1 and
+    runs the product sumcheck with x - 1.
+    """
+    sealed = zkjax.seal(Y, openings=4)
+    traced = trace_call(public_times_private, (X, sealed))
+    (product,), reshapes = variables(traced, "multiply"), variables(traced, "reshape")
+    pads: set[int] = set()
+    honest_claim, honest_instance = Reduction._claim, Reduction._multiply_instance
+
+    def claim(self, var, weights):
+        before = self.party.singles
+        result = honest_claim(self, var, weights)
+        if var in reshapes and self.party.singles != before:
+            pads.add(before)
+        return result
+
+    def instance(self, var, op, weighted):
+        for made, tables in honest_instance(self, var, op, weighted):
+
+            def shifted(tables=tables):
+                out = tables()
+                if reshapes:
+                    row = out[1 + op.inputs.index(reshapes[0]), 0]
+                    row[:] = gl.sub(row, np.ones_like(row))
+                return out
+
+            yield made, shifted
+
+    with mock.patch.object(Reduction, "_claim", claim):
+        prove(traced, (X, sealed))
+    lie = {product: lambda v: (X.reshape(6) - 1.0) * Y}
+    pad = Scalar.of(1, 2)
+    with mock.patch.object(Reduction, "_multiply_instance", instance):
+        outputs, proof = prove(
+            traced, (X, sealed), lie, entropy=ChosenPads(dict.fromkeys(pads, pad))
+        )
+    assert outputs.tolist() == ((X.reshape(6) - 1) * Y).tolist()
+    with pytest.raises(VerificationError):
+        verify_statement(traced.statement, proof)
+
+
+@pytest.mark.xfail(strict=True, reason="the owner of the check may be flattened away")
+def test_the_range_of_an_exact_round_is_checked():
+    """``fixed.round`` keeps its range if it drops no bits and its result is only added to."""
+
+    def shift(x):
+        return (fixed.round(x.astype(jnp.float64) * 3.0, 0, 8) + 1.0).astype(jnp.int32)
+
+    sealed = zkjax.seal(np.array([1000], dtype=np.int16))
+    with pytest.raises((ValueRangeError, TraceError)):
+        zkjax.prove(shift)(sealed)
+
+
+def test_the_range_of_a_sealed_output_is_its_dtype():
+    """-4 is not a uint8: the prover refuses it instead of sealing something else."""
+
+    def negative(x):
+        return (x.astype(jnp.float64) - 5.0).astype(jnp.uint8)
+
+    sealed = zkjax.seal(np.array([1], dtype=np.int8))
+    with pytest.raises((ValueRangeError, TraceError)):
+        zkjax.prove(negative, sealed_outputs=True)(sealed)
+
+
+def of32(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+BYTES = np.array([100], dtype=np.int8)
+
+MEANINGS = {
+    "bitwise and": (lambda x: x & 3, of32(5, 6)),
+    "bitwise or": (lambda x: x | 3, of32(5, 6)),
+    "bitwise not": (lambda x: ~x, of32(5, 6)),
+    "conversion to bool": (lambda x: jnp.where(x.astype(bool), 1, 0).astype(jnp.int32), of32(5, 0)),
+    "integer division": (lambda x: jax.lax.div(x, jnp.int32(4)), of32(5, 8)),
+    "int8 addition": (lambda x: (x + x).astype(jnp.int32), BYTES),
+    "int8 dot": (lambda x: jnp.dot(x, x).astype(jnp.int32), BYTES),
+    "conversion to int8": (lambda x: x.astype(jnp.int8).astype(jnp.int32), of32(300)),
+    "negation of unsigned": (lambda x: (-x).astype(jnp.int32), np.array([1], dtype=np.uint8)),
+    "ravel in Fortran order": (lambda x: jnp.ravel(x, order="F"), of32(*range(6)).reshape(2, 3)),
+    "select among three": (
+        lambda x: jax.lax.select_n(x.astype(jnp.int32), x, x + 1, x + 5).astype(jnp.int32),
+        np.array([2, 1, 0], dtype=np.int8),
+    ),
+    "reduce_precision": (
+        lambda x: jax.lax.reduce_precision(x.astype(jnp.float64), 5, 2).astype(jnp.int32),
+        of32(1001),
+    ),
+    "a user's reduction": (
+        lambda x: jax.lax.reduce(x, np.int32(1), lambda a, b: a * b + a, (0,)),
+        np.array([1, 2, 3], dtype=np.int32),
+    ),
+    "a window": (
+        lambda x: jax.lax.reduce_window(
+            x, np.int32(0), lambda a, b: a + b + a * 0, (2,), (1,), "VALID"
+        ),
+        of32(1, 2, 3),
+    ),
+    "an index out of bounds": (
+        lambda x: x.at[np.array([5])].get(mode="fill", fill_value=0),
+        of32(1, 2, 3),
+    ),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="the rule is not the primitive on these operands")
+@pytest.mark.parametrize("name", MEANINGS)
+def test_a_statement_means_its_function(name):
+    """Either a function is refused, or the program computes what JAX computes."""
+    fn, x = MEANINGS[name]
+    try:
+        traced = trace_call(fn, (x,))
+    except TraceError:
+        return
+    with x64():
+        expected = np.asarray(jax.jit(fn)(x))
+    program = traced.statement.program
+    try:
+        value = program.evaluate([x])[program.outputs[0].var]
+    except ValueRangeError:
+        return
+    assert value.tolist() == expected.tolist()
+
+
+EMPTY = {
+    "nothing committed": lambda x: x + 1,
+    "a public product": lambda x: (x * x).astype(jnp.int32),
+    "a constant": lambda x: jnp.int32(3),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_program_without_advice(name):
+    """A program that commits to nothing is proved, or refused with an error of this package."""
+    fn, x = EMPTY[name], np.array([1, 2], dtype=np.int16)
+    try:
+        _, proof = zkjax.prove(fn)(x)
+    except zkjax.ZkjaxError:
+        return
+    zkjax.verify(fn)(x, proof=proof)
+
+
+CORNERS = {
+    "scalar": (lambda x: (x * x).astype(jnp.int32), np.int16(7)),
+    "no outputs": (lambda x: (), np.array([1, 2], dtype=np.int16)),
+    "the input itself": (lambda x: x, np.array([1, 2], dtype=np.int16)),
+    "one class": (lambda x: fixed.onehot(x, 1).astype(jnp.int32), np.array([0, 0], dtype=np.int16)),
+    "maximum of one": (
+        lambda x: fixed.max(x.astype(jnp.float64)).astype(jnp.int32),
+        np.array([[5], [6]], dtype=np.int16),
+    ),
+    "sum of nothing": (
+        lambda x: jnp.sum(x.astype(jnp.float64), axis=0).astype(jnp.int32),
+        np.zeros((0, 3), dtype=np.int16),
+    ),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="an empty public output is reshaped to an impossible shape")
+def test_an_empty_output():
+    """An axis of length zero in a public output is proved, or refused with an error of ours."""
+    sealed = zkjax.seal(np.zeros(0, dtype=np.int16))
+    with contextlib.suppress(zkjax.ZkjaxError):
+        zkjax.prove(lambda x: (x * x).astype(jnp.int32))(sealed)
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corner_shapes(name):
+    """Scalars, empty axes and aliases are proved, or refused with an error of this package."""
+    fn, x = CORNERS[name]
+    sealed = zkjax.seal(x)
+    try:
+        out, proof = zkjax.prove(fn)(sealed)
+    except zkjax.ZkjaxError:
+        return
+    zkjax.verify(fn)(sealed, proof=proof)
+    with x64():
+        expected = jax.jit(fn)(np.asarray(x))
+    for mine, theirs in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_one_commitment_as_two_arguments():
+    """The same sealed value twice: both uses are bound to it, and two openings are spent."""
+
+    def difference(x, y):
+        return (x.astype(jnp.float64) - y.astype(jnp.float64)).astype(jnp.int32)
+
+    sealed = zkjax.seal(Y, openings=2)
+    out, proof = zkjax.prove(difference)(sealed, sealed)
+    assert not out.any() and sealed.remaining == 0
+    zkjax.verify(difference)(sealed, sealed, proof=proof)
+    other = zkjax.seal(Y + 1, openings=2)
+    with pytest.raises(VerificationError):
+        zkjax.verify(difference)(sealed, other, proof=proof)
+
+
+def test_equal_expressions_with_other_constants_do_not_merge():
+    """Programs that differ in one constant, dtype, name or shape have different digests."""
+
+    def make(constant):
+        return lambda x: (x * constant).astype(jnp.int32)
+
+    x = np.array([3, 4], dtype=np.int16)
+    weights = [np.array([1, 2]), np.array([2, 1]), np.array([1, 3]), np.array([-1, 2])]
+    digests = {trace_call(make(w), (x,)).statement.digest for w in weights}
+    digests.add(trace_call(make(weights[0]), (x.astype(np.int8),)).statement.digest)
+    digests.add(trace_call(make(weights[0]), (zkjax.Private(x),)).statement.digest)
+    assert len(digests) == 6
+
+
+def test_all_bounds_hold_for_the_witness():
+    """The statement's own ranges contain the honest values of a program with every hint."""
+    from soundness.programs import every_hint, every_hint_input
+
+    x = every_hint_input()
+    traced = trace_call(every_hint, (x,))
+    values = evaluate(
+        traced.statement.program, jax.tree.leaves(x), traced.run_carries(jax.tree.leaves(x))
+    )
+    assert max(np.abs(v).max(initial=0) for v in values) < P / 2
