@@ -137,7 +137,7 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    numerics = FixedPoint(statistic_cotangents=Format(16, 24))
+    numerics = FixedPoint(statistic_cotangents=Format(12, 22))
     run = FineTuning(model=config, lora=LoraConfig(r=2), numerics=numerics)
     parameters = nnx.to_pure_dict(nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
     base = store_base(jax.tree.map(np.asarray, parameters))
