@@ -1,0 +1,81 @@
+"""Everything a prover writes, by type, is one of the few things that reveal nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zkjax
+from zkjax import fixed
+from zkjax.argument.entropy import SeededEntropy
+
+MASKED = {  # value - fresh pad
+    "lookup root",
+    "lookup layer",
+    "claim",
+    "product round",
+    "factors",
+    "onehot claim",
+    "onehot round",
+    "onehot factor",
+    "opening round",
+}
+ROOTS = {"advice commitment", "mask commitment", "pad commitment"}  # hashes with secret nonces
+RESPONSES = {  # random combinations plus a fresh mask
+    "proximity response",
+    "linear response",
+    "pad proximity response",
+    "pad linear response",
+    "product response",
+}
+COLUMNS = {"opened columns"}  # as many as a row has random coefficients
+NONCES = {"nonces"}  # of opened columns only
+PATHS = {"merkle path"}
+WORK = {"grinding nonce"}
+DOCUMENTED = MASKED | ROOTS | RESPONSES | COLUMNS | NONCES | PATHS | WORK
+
+
+def everything(x):
+    v = fixed.decode(x, 4)
+    rounded = fixed.round(v * v, 4, 20)
+    rows = fixed.embed(np.arange(8.0).reshape(4, 2), jnp.abs(x) * 0)
+    return (fixed.max(rounded, 16) * 16.0).astype(jnp.int32), rows.astype(jnp.int32)
+
+
+@cache
+def run(profile: str):
+    x = zkjax.seal(np.array([[3, -7, 11], [2, 90, 1]], dtype=np.int8), openings=1, profile=profile)
+    return zkjax.prove(everything, profile=profile, _entropy=SeededEntropy(1))(x)[1]
+
+
+@pytest.mark.parametrize("profile", ["s100", "s128"])
+def test_every_message_is_documented(profile):
+    """No kind of message beyond the list, and all bytes of the proof are accounted for."""
+    proof = run(profile)
+    inventory = proof.report["inventory"]
+    assert set(inventory) <= DOCUMENTED
+    assert set(inventory) >= DOCUMENTED - WORK
+    assert sum(size for _, size in inventory.values()) == len(proof.body)
+    assert proof.report["proof_bytes"] == len(proof.encode())
+
+
+def test_claims_hold_nothing_but_what_is_public():
+    """Public values, commitments, digest and profile; no data of a sealed argument."""
+    claims = run("s100").claims
+    assert not claims.inputs and len(claims.outputs) == 2
+    text = claims.to_json()
+    fields = {"statement", "profile", "inputs", "outputs", "input_commitments"}
+    import json
+
+    assert set(json.loads(text)) == fields | {"output_commitments"}
+    described = json.loads(text)["input_commitments"][0]
+    assert set(described) == {"root", "shapes", "dtypes", "openings", "profile"}
+
+
+def test_a_commitment_hides():
+    """The same data sealed twice has different roots; so have all commitments of two proofs."""
+    x = np.array([1, 2], dtype=np.int8)
+    assert zkjax.seal(x).commitment.root != zkjax.seal(x).commitment.root
