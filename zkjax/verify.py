@@ -9,7 +9,7 @@ import numpy as np
 
 from zkjax._callable import make_callable
 from zkjax.argument import opening
-from zkjax.argument.budget import PROFILES, Budget
+from zkjax.argument.budget import PROFILES, Budget, profile_named
 from zkjax.argument.opening import Member
 from zkjax.argument.party import Verifier
 from zkjax.argument.transcript import VerifierTranscript
@@ -31,8 +31,8 @@ def verify_statement(statement: Statement, proof: Proof) -> Budget:
         return _verify(statement, proof)
     except VerificationError:
         raise
-    except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:
-        # Nothing a proof contains should lead here; a malformed statement object may.
+    except Exception as error:
+        # Nothing a proof contains should lead here; a malformed statement may.
         raise VerificationError("malformed input", f"{type(error).__name__}: {error}") from error
 
 
@@ -91,7 +91,8 @@ def verify(
     """
 
     def check(*args, proof: Proof):
-        if proof.profile != profile:
+        least = profile_named(profile)
+        if proof.profile not in PROFILES or PROFILES[proof.profile].bits < least.bits:
             raise VerificationError(
                 "profile", f"the proof is of profile {proof.profile!r}, asked for {profile!r}"
             )

@@ -89,6 +89,10 @@ class Builder:
                 self.where,
             )
         shape = tuple(int(n) for n in shape)
+        if 0 in shape:
+            raise TraceError(
+                f"an array of shape {shape} is empty; there is nothing to prove", self.where
+            )
         params = _plain(params)
         hashed = () if kind == "constant" else params
         digest = _hash(kind, [self.hashes[i] for i in inputs], shape, hashed, key)
