@@ -67,8 +67,8 @@ class FixedPoint:
 
     Attributes:
       activations: 11 fraction bits, |x| < 16, one lookup.
-      residuals: a sum of embeddings and activations, exact at 12 fraction bits; the cotangent is, which
-        keeps it bounded through any number of blocks.
+      residuals: a sum of embeddings and activations, exact at 12 fraction bits; only its cotangent
+        is rounded, which keeps it bounded through any number of blocks.
       scores: 10 fraction bits, |x| < 32: attention scores and logits.
       weights: how master weights are rounded for a product.
       mean_square: the argument of rsqrt.

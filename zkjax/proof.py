@@ -170,6 +170,8 @@ class Proof:
         """Read a proof file; the profile it names must be the one claimed."""
         if data[:8] != MAGIC or len(data) < 16:
             raise VerificationError("proof header", "not a zkjax proof of this version")
+        if claims.profile not in PROFILES:
+            raise VerificationError("profile", f"unknown profile {claims.profile!r}")
         if data[8:16] != claims.profile.encode().ljust(8, b"\0"):
             raise VerificationError("proof header", "the proof is of another profile")
         return cls(claims, data[16:])

@@ -18,7 +18,7 @@ from zkjax.argument.opening import Member
 from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
-from zkjax.errors import SealError, ValueRangeError
+from zkjax.errors import SealError, TraceError, ValueRangeError
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.program import Port
 from zkjax.program.reduction import Witness, functional_value, tensor_ids
@@ -105,11 +105,11 @@ def prove_traced(
     leaves = jax.tree_util.tree_leaves([a.tree if isinstance(a, Sealed) else a for a in args])
     inputs = [np.asarray(x) for x in leaves]
     phases.start("witness")
-    with x64():
-        carries = traced.run_carries(inputs)
+    expected, carries = traced.run(inputs)
     values = program.evaluate(inputs, carries)
     witness = Witness(values, program.multiplicities(values))
     outputs = [np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs]
+    compare_with_jax(program.outputs, outputs, expected)
     for s in sealed:
         s.spend()
     phases.start("commit")
@@ -128,6 +128,16 @@ def prove_traced(
     for i, port in enumerate(program.outputs):
         result.append(sealed_out[port.group] if port.sealed else outputs[i])
     return _with_sealed(traced, result), Proof(claims, body, report)
+
+
+def compare_with_jax(ports: list[Port], outputs, expected) -> None:
+    """A self-check of the proving rules: the program must compute what the function computes."""
+    for port, ours, theirs in zip(ports, outputs, expected, strict=True):
+        if not np.array_equal(ours, theirs):
+            raise TraceError(
+                f"output {port.name or '0'} of the traced program differs from what JAX computes; "
+                "please report this function as a bug of its proving rules"
+            )
 
 
 def _output(value: np.ndarray, port: Port) -> np.ndarray:
@@ -177,7 +187,9 @@ def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[S
             if p.group == group
         ]
         treedef = jax.tree_util.tree_structure(list(arrays))
-        sealed.append(seal_arrays(arrays, treedef, openings, profile, entropy))
+        # The proof that makes the value opens it too; ``openings`` are those that remain.
+        sealed.append(seal_arrays(arrays, treedef, openings + 1, profile, entropy))
+        sealed[-1].spend()
     return sealed
 
 

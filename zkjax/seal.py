@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,15 +63,13 @@ class Sealed:
     def spend(self) -> None:
         """Take one opening; raises SealError when none is left. On disk first, if saved."""
         if self.path is not None:
-            self.remaining = min(self.remaining, _read_counter(self.path))
+            self.remaining = min(self.remaining, _take_from_counter(self.path) + 1)
         if self.remaining < 1:
             raise SealError(
                 f"the sealed value {self.commitment} has no openings left; another proof would "
                 "reveal private data. Seal it again with openings=N for N proofs"
             )
         self.remaining -= 1
-        if self.path is not None:
-            _write_counter(self.path, self.remaining)
 
     def save(self, path: str | Path) -> None:
         """Write data, blinding and nonces to ``path`` and the openings left to
@@ -90,7 +90,9 @@ class Sealed:
             nonces=self.tableau.nonces,
             **arrays,
         )
-        _write_counter(path, self.remaining)
+        if _counter_path(path).exists():  # never give openings back
+            self.remaining = min(self.remaining, _read_counter(path))
+        write_atomically(_counter_path(path), str(self.remaining).encode(), private=True)
         write_atomically(path, buffer.getvalue(), private=True)
         self.path = path.resolve()
 
@@ -124,8 +126,21 @@ def _read_counter(path: Path) -> int:
         raise SealError(f"{_counter_path(path)} is missing or damaged: refusing to open") from error
 
 
-def _write_counter(path: Path, remaining: int) -> None:
-    write_atomically(_counter_path(path), str(remaining).encode(), private=True)
+def _take_from_counter(path: Path) -> int:
+    """Lower the counter by one under a lock; what is left, -1 if nothing was."""
+    try:
+        with open(_counter_path(path), "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            left = int(file.read()) - 1
+            if left >= 0:
+                file.seek(0)
+                file.truncate()
+                file.write(str(left))
+                file.flush()
+                os.fsync(file.fileno())
+            return left
+    except (OSError, ValueError) as error:
+        raise SealError(f"{_counter_path(path)} is missing or damaged: refusing to open") from error
 
 
 def seal(

@@ -69,6 +69,8 @@ def liar(changes: Mapping[int, Change] | None = None):
     """The prover's evaluation is replaced by one with ``changes`` and without any check."""
     with (
         mock.patch.object(Program, "evaluate", lambda p, xs, cs=(): evaluate(p, xs, cs, changes)),
+        mock.patch("zkjax.prove.compare_with_jax"),
+        mock.patch("zkjax.prove._output", lambda value, port: value.astype(port.dtype)),
         mock.patch.object(Program, "multiplicities", lambda p, values: multiplicities(p, values)),
     ):
         yield

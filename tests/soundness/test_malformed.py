@@ -179,19 +179,7 @@ def edits():
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[
-                pytest.mark.xfail(strict=True, reason="Proof.decode encodes the claimed profile")
-            ]
-            * (name == "surrogate profile"),
-        )
-        for name in edits()
-    ],
-)
+@pytest.mark.parametrize("name", edits())
 def test_edited_claims(name):
     """Fields of the wrong type, size or range."""
     statement, claims, proof = files()

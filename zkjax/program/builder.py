@@ -196,6 +196,12 @@ class Builder:
         shape = tuple(inside[p] for p in permutation)
         return self.add("transpose", [var], shape, self.bounds[var], tuple(permutation))
 
+    def alias(self, var: int) -> int:
+        """A name of its own for an affine value, so that a relation it owns stays with it."""
+        if self.ops[var].kind != "affine":
+            return var
+        return self.add("alias", [var], self.shape(var), self.bounds[var])
+
     def sum(self, var: int, axes: Sequence[int]) -> int:
         inside = self.shape(var)
         axes = tuple(sorted(axes))

@@ -109,6 +109,12 @@ def _affine(op: Op, *xs):
     return result + float(offset) if offset else result
 
 
+@rule("alias", "linear", lambda op, w, one: [(0, w, one)])
+def _alias(op: Op, x):
+    """The operand itself."""
+    return x
+
+
 def _transpose_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     inside = [w[0]] * len(w)
     for out_axis, in_axis in enumerate(op.params[0]):

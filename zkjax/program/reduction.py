@@ -132,9 +132,8 @@ class Reduction:
             var = -heapq.heappop(heap)
             op = self.program.ops[var]
             for weights, c in pending.pop(var).values():
-                if var in self.public:
-                    value = functional_value(self.public[var], weights, self.kappa)
-                    known = known + c * value
+                if self._public_only[var]:
+                    known = known + c * self._public_functional(var, weights)
                 elif var in self.committed:
                     parts.append((self.party.functional(var, weights), c))
                 elif RULES[op.kind].cls == "linear":
@@ -151,6 +150,31 @@ class Reduction:
                 else:
                     parts.append((self._claim(var, weights), c))
         return self.party.tape.combine([*parts, (self.party.constant(known), 1)])
+
+    def _public_functional(self, var: int, weights: Weights) -> Scalar:
+        """<w, var> for a linear function of public values, evaluated here without any message."""
+        if var in self.public:
+            return functional_value(self.public[var], weights, self.kappa)
+        op = self.program.ops[var]
+        try:
+            pulled = RULES[op.kind].pull(op, weights, self.one)
+        except NotRankOne:
+            operands = [self._public_value(i) for i in op.inputs]
+            return functional_value(RULES[op.kind].evaluate(op, *operands), weights, self.kappa)
+        total = Scalar.of(0, self.kappa)
+        for operand, inner, c in pulled:
+            part = self.one
+            if operand is not None:
+                part = self._public_functional(op.inputs[operand], inner)
+            total = total + c * part
+        return total
+
+    def _public_value(self, var: int) -> np.ndarray:
+        """The value of a linear function of public values."""
+        if var in self.public:
+            return self.public[var]
+        op = self.program.ops[var]
+        return RULES[op.kind].evaluate(op, *(self._public_value(i) for i in op.inputs))
 
     def _claim(self, var: int, weights: Weights) -> Expression:
         """The (padded) value of a functional of a product, which a later level must justify."""
@@ -284,12 +308,15 @@ class Reduction:
 
     def products(self) -> None:
         """Step 3: reduce claims on products, level by level."""
-        levels = product_levels(self.program)
+        levels, reduced = product_levels(self.program), set()
         depth = max(levels.values(), default=0)
         for level in range(depth + 1):
             atoms = sorted(v for v in self.claims if levels[v] == level)
             if atoms:
                 self._reduce_level(atoms)
+                reduced.update(atoms)
+        if reduced != set(self.claims):
+            raise RuntimeError("internal: a claim on a product was not reduced")
 
     def _reduce_level(self, atoms: list[int]) -> None:
         party, program, kappa = self.party, self.program, self.kappa
@@ -479,7 +506,7 @@ class Reduction:
         if self._public_only[x] or self._public_only[y]:
             if not self._public_only[x]:
                 x, y, x_weights, y_weights = y, x, y_weights, x_weights
-            scale = self.resolve([(x, x_weights(local), self.one)]).known
+            scale = self._public_functional(x, x_weights(local))
             return self.resolve([(y, y_weights(local), self.one)]) * scale
         left, right, product = party.send_product("factors", lambda: (finals[1], finals[2]))
         party.require_zero(left - self.resolve([(x, x_weights(local), self.one)]), "factor")

@@ -21,7 +21,7 @@ from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.tables import Table
 
 MAGIC = b"ZKJXSTM1"
-MAX_BYTES = 1 << 32
+MAX_BYTES = 1 << 30
 
 
 @dataclass

@@ -26,6 +26,10 @@ class Table:
     name: str
     columns: tuple[np.ndarray, ...]
 
+    def __post_init__(self):
+        if np.any(np.diff(self.columns[0]) != 1):
+            raise ValueError(f"the keys of table {self.name!r} are not consecutive")
+
     @property
     def rows(self) -> int:
         return len(self.columns[0])

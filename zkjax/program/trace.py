@@ -32,21 +32,26 @@ class Traced:
     sealed_outputs: list[int]  # commitment number of each output leaf, -1 if public
     _jitted: Callable | None = field(default=None, repr=False)
 
-    def run_carries(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Scan carries as integers, in the order of the program's ``carry`` operations."""
-        if not self.carries:
-            return []
+    def run(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Run the function itself, as compiled JAX.
+
+        Returns:
+          its outputs, and the scan carries as integers, one a ``carry`` operation in order.
+        """
         with x64():
             if self._jitted is None:
                 closed, wanted = self.closed, [key for key, _ in self.carries]
-                self._jitted = jax.jit(
-                    lambda *xs: [record_carries(closed, xs)[1][k] for k in wanted]
-                )
-            values = self._jitted(*inputs)
-            out = []
+
+                def record(*xs):
+                    outputs, carries = record_carries(closed, xs)
+                    return outputs, [carries[k] for k in wanted]
+
+                self._jitted = jax.jit(record)
+            outputs, values = self._jitted(*inputs)
+            carries = []
             for value, (_, fraction) in zip(values, self.carries, strict=True):
-                out.append(np.asarray(value).astype(np.float64) * 2.0**fraction)
-        return out
+                carries.append(np.asarray(value).astype(np.float64) * 2.0**fraction)
+        return [np.asarray(x) for x in outputs], carries
 
     def unflatten_outputs(self, leaves: Sequence[Any]) -> Any:
         return self.out_tree.unflatten(list(leaves))
@@ -169,6 +174,8 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
                 "return zkjax.fixed.encode(x, fraction=...)"
             )
         sym = tracer.sym(value, aval.shape)
+        if sym.fraction:
+            raise TraceError(f"output {name or '0'} is an integer with fraction bits")
         low, high = DTYPE_RANGES[dtype]
         if group >= 0 and (b.bounds[sym.var] > high or low == 0):
             bits = (high - low).bit_length()

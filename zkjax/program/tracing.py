@@ -180,7 +180,26 @@ class Tracer:
             raise UnsupportedPrimitiveError(
                 f"the primitive '{name}' cannot be proved; {hint}", self.where
             )
-        return PRIMITIVES[name](self, eqn, *inputs)
+        outputs = PRIMITIVES[name](self, eqn, *inputs)
+        self._check_integers(eqn, outputs)
+        return outputs
+
+    def _check_integers(self, eqn, outputs: list[Value]) -> None:
+        """Integer arithmetic wraps in JAX and not in a program: refuse it where it might."""
+        for var, value in zip(eqn.outvars, outputs, strict=True):
+            dtype = var.aval.dtype
+            if not isinstance(value, Sym) or dtype.kind not in "iu":
+                continue
+            if eqn.primitive.name == "convert_element_type":  # has a range check of its own
+                continue
+            negative = dtype.kind == "u" and eqn.primitive.name in {"sub", "neg"}
+            wide = self.builder.bounds[value.var] > np.iinfo(dtype).max + (dtype.kind == "i")
+            if negative or wide:
+                raise OverflowBoundError(
+                    f"'{eqn.primitive.name}' in {dtype} may wrap around; zkjax.fixed.decode the "
+                    "integers first and encode the result",
+                    self.where,
+                )
 
     # Scan ------------------------------------------------------------------------------------
 
@@ -303,11 +322,25 @@ class Tracer:
 KEEP_SYMBOLIC = {"zk_lookup"}
 
 
+CALLS = {
+    "checkpoint",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "jit",
+    "pjit",
+    "remat",
+    "remat2",
+}
+
+
 def inner_jaxpr(eqn):
     """The body of a call-like equation (jit, custom_jvp_call, remat, ...), or None."""
     from jax.extend.core import ClosedJaxpr
 
-    if eqn.primitive.name in {"scan", "while", "cond"}:
+    if eqn.primitive.name not in CALLS:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)

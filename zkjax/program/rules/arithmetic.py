@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from zkjax.errors import ScaleError
+from zkjax.errors import ScaleError, UnsupportedPrimitiveError
+from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.tracing import HINTS, Sym, Tracer, dyadic, primitive
 
 
@@ -69,6 +70,10 @@ def _integer_pow(t: Tracer, eqn, x):
 
 @primitive("div")
 def _div(t: Tracer, eqn, x, y):
+    if eqn.outvars[0].aval.dtype != np.float64:
+        raise UnsupportedPrimitiveError(
+            "integer division cannot be proved; decode first and use zkjax.fixed.divide", t.where
+        )
     if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
         divisor = float(y.reshape(-1)[0])
         if divisor and np.frexp(abs(divisor))[0] == 0.5:
@@ -81,25 +86,44 @@ def _div(t: Tracer, eqn, x, y):
     raise ScaleError("division is not exact; use zkjax.fixed.divide(x, y, fraction=...)", t.where)
 
 
+def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
+    """x, with a range check unless its bound already says that it fits the integer type."""
+    b = t.builder
+    low, high = DTYPE_RANGES.get(dtype, (0, -1))
+    if high < low:
+        raise UnsupportedPrimitiveError(
+            f"{dtype} cannot be proved; use integers of at most 32 bits", t.where
+        )
+    if b.bounds[x.var] <= high and (low < 0 or unsigned_source):
+        return x
+    var = b.alias(x.var)
+    shifted = b.affine([(var, 1)], -low, bound=high - low)
+    note = f"conversion to {dtype} at {t.where}"
+    b.range_check(shifted, (high - low).bit_length(), var, note)
+    return Sym(var, x.fraction)
+
+
 @primitive("convert_element_type")
 def _convert(t: Tracer, eqn, x):
-    new = np.dtype(eqn.params["new_dtype"])
-    if new == np.float64:
-        return [x]
-    if new.kind in "iub":
+    old, new = eqn.invars[0].aval.dtype, np.dtype(eqn.params["new_dtype"])
+    if new == np.float64 or new == old or (new == np.int64 and x.fraction == 0):
+        return [x]  # bounds are below 2^52
+    if new.kind == "b":
+        raise UnsupportedPrimitiveError("write x != 0 instead of a conversion to bool", t.where)
+    if new.kind in "iu":
         if x.fraction != 0:
             raise ScaleError(
                 f"conversion to {new} of a value with {x.fraction} fraction bits drops them; "
                 "use zkjax.fixed.encode(x, fraction=...)",
                 t.where,
             )
-        return [x]
+        return [fitted(t, x, new.name, unsigned_source=old.kind in "ub")]
     raise ScaleError(
         f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64)", t.where
     )
 
 
-@primitive("copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient")
+@primitive("copy", "copy_p", "optimization_barrier", "stop_gradient")
 def _identity(t: Tracer, eqn, *xs):
     return list(xs)
 

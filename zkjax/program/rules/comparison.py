@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.tables import range_table
 from zkjax.program.tracing import Sym, Tracer, primitive
 
@@ -62,19 +63,30 @@ def _ne(t: Tracer, eqn, x, y):
     return [negated(t, _eq(t, eqn, x, y)[0])]
 
 
+def _require_bool(t: Tracer, eqn) -> None:
+    if any(v.aval.dtype != bool for v in eqn.invars):
+        raise UnsupportedPrimitiveError(
+            f"bitwise '{eqn.primitive.name}' of integers cannot be proved; only of booleans",
+            t.where,
+        )
+
+
 @primitive("not")
 def _not(t: Tracer, eqn, x):
+    _require_bool(t, eqn)
     return [negated(t, x)]
 
 
 @primitive("and")
 def _and(t: Tracer, eqn, x, y):
+    _require_bool(t, eqn)
     x, y = t.sym(x), t.sym(y)
     return [Sym(t.builder.multiply(x.var, y.var), 0)]
 
 
 @primitive("or")
 def _or(t: Tracer, eqn, x, y):
+    _require_bool(t, eqn)
     x, y = t.sym(x), t.sym(y)
     both = t.builder.multiply(x.var, y.var)
     return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -1)], bound=1), 0)]
@@ -96,6 +108,8 @@ def _select(t: Tracer, eqn, predicate, *cases):
     shape = eqn.outvars[0].aval.shape
     if len(cases) == 1:
         return [cases[0]]
+    if len(cases) > 2:
+        raise UnsupportedPrimitiveError("select_n of more than two cases cannot be proved", t.where)
     if isinstance(predicate, np.ndarray):
         mask = np.broadcast_to(predicate, shape).astype(np.int64)
         if not mask.any():

@@ -26,8 +26,8 @@ def _round(t: Tracer, eqn, x):
     if s <= 0:
         y = t.at_fraction(x, fraction)
         if b.bounds[y.var] >= 1 << (bits - 1):
+            y = Sym(b.alias(y.var), fraction)
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
-            y = Sym(y.var, fraction)
         return [y]
     if s + bits > FIELD_BITS:
         raise OverflowBoundError(

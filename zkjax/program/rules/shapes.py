@@ -16,7 +16,11 @@ def _broadcast(t: Tracer, eqn, x):
 
 @primitive("reshape", "squeeze", "expand_dims")
 def _reshape(t: Tracer, eqn, x):
-    return [Sym(t.builder.reshape(x.var, eqn.outvars[0].aval.shape), x.fraction)]
+    var = x.var
+    order = eqn.params.get("dimensions") if eqn.primitive.name == "reshape" else None
+    if order is not None:
+        var = t.builder.transpose(var, order)
+    return [Sym(t.builder.reshape(var, eqn.outvars[0].aval.shape), x.fraction)]
 
 
 @primitive("transpose")
@@ -157,7 +161,9 @@ def _gather(t: Tracer, eqn, x, indices):
             f"this form of indexing cannot be proved; {HINTS['gather']}", t.where
         )
     axis = axes[0]
-    flat = np.clip(np.asarray(indices).reshape(-1), 0, inside[axis] - 1)
+    flat = np.asarray(indices).reshape(-1)
+    if flat.size and (flat.min() < 0 or flat.max() >= inside[axis]):
+        raise UnsupportedPrimitiveError("a constant index is out of bounds", t.where)
     shape = (*inside[:axis], len(flat), *inside[axis + 1 :])
     var = t.builder.add(
         "take",
