@@ -20,8 +20,9 @@ from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import SealError, TraceError, ValueRangeError
 from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.functionals import functional_value
 from zkjax.program.program import Port
-from zkjax.program.reduction import Witness, functional_value, tensor_ids
+from zkjax.program.reduction import Witness, tensor_ids
 from zkjax.program.trace import Traced, trace_call
 from zkjax.proof import VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups

@@ -17,7 +17,6 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
 import numpy as np
 
@@ -32,6 +31,16 @@ from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field.multilinear import Point, identity_at, indicator_at
 from zkjax.field.scalar import Scalar
+from zkjax.program.functionals import (
+    OnehotMatrix,
+    functional_value,
+    indicator,
+    inner_product,
+    negated_fingerprint,
+    ones,
+    padded_kron,
+    table_sum,
+)
 from zkjax.program.ops import RULES, ContractAxes, NotRankOne, Op
 from zkjax.program.program import Program
 
@@ -210,7 +219,7 @@ class Reduction:
             shape = program.shape(relation.vars[0])
             local = leaf.last(slot.log)
             if shape not in cache:
-                cache[shape] = local.weights(shape), _indicator(local.coordinates, shape)
+                cache[shape] = local.weights(shape), indicator(local.coordinates, shape)
             weights, inside = cache[shape]
             share = logup.slot_weight(slot, point, kappa)
             known = known - share * inside
@@ -257,7 +266,7 @@ class Reduction:
             where = slice(slot.offset, slot.offset + (1 << slot.log))
             numerator = pad_values(np.ones(shape)).reshape(-1)
             fields = [gl.from_signed(pad_values(c).reshape(-1)) for c in columns]
-            f = _negated_fingerprint(fields, relation.table + 1, alpha, beta)
+            f = negated_fingerprint(fields, relation.table + 1, alpha, beta)
             if padded_log(shape) and int(np.prod(shape)) != 1 << slot.log:
                 unit = ext.lift(np.ones(1 << slot.log, dtype=np.uint64), kappa)
                 f = np.where(numerator[None] != 0, f, unit)
@@ -268,7 +277,7 @@ class Reduction:
             counts = gl.from_signed(self.witness.multiplicities[t])
             numerators[0, where] = gl.neg(counts)
             fields = [gl.from_signed(c) for c in table.columns]
-            denominators[:, where] = _negated_fingerprint(fields, t + 1, alpha, beta)
+            denominators[:, where] = negated_fingerprint(fields, t + 1, alpha, beta)
         return numerators, denominators
 
     # 2. Zeros and outputs -------------------------------------------------------------------
@@ -347,7 +356,7 @@ class Reduction:
             for instance, tables in build(var, op, weighted):
                 if self.witness is not None:
                     ready = tables()
-                    claim = _table_sum(ready)
+                    claim = table_sum(ready)
                     rounds.add(len(instances), instance.num_vars, claim, lambda t=ready: t)
                 instances.append(instance)
         sizes = [i.num_vars for i in instances]
@@ -371,7 +380,7 @@ class Reduction:
             size = padded_log(program.shape(var))
             local = at.last(size)
             eq = local.weights(program.shape(var))
-            weight = sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, kappa))
+            weight = sum((c * inner_product(w, eq) for w, c in weighted), Scalar.of(0, kappa))
             weight = weight * idle_factor(point, size, kappa)
             sent = party.send("onehot claim", 1, lambda v=var: [onehot_finals[v]])[0]
             total.append((sent, -weight))
@@ -394,7 +403,7 @@ class Reduction:
         def tables():
             weight = None
             for weights, c in weighted:
-                term = _padded_kron(weights, logs, c)
+                term = padded_kron(weights, logs, c)
                 weight = term if weight is None else ext.add(weight, term)
             operands = [
                 ext.lift(gl.from_signed(pad_values(self.witness.values[i]).reshape(-1)), self.kappa)
@@ -404,7 +413,7 @@ class Reduction:
 
         def weight_at(local):
             eq = local.weights(op.shape)
-            return sum((c * _inner(w, eq) for w, c in weighted), Scalar.of(0, self.kappa))
+            return sum((c * inner_product(w, eq) for w, c in weighted), Scalar.of(0, self.kappa))
 
         def eq(local):
             return local.weights(op.shape)
@@ -426,15 +435,15 @@ class Reduction:
             wy = dict(zip(axes.y_free, weights[nb + len(axes.x_free) :], strict=True))
 
             def tables(weights=weights, c=c, wx=wx, wy=wy):
-                ones = [_ones(1 << log, self.kappa) for log in logs[nb:]]
-                weight = _padded_kron((*weights[:nb], *ones), logs, c)
+                full = [ones(1 << log, self.kappa) for log in logs[nb:]]
+                weight = padded_kron((*weights[:nb], *full), logs, c)
                 left = self._partial(x, wx, x_order)
                 right = self._partial(y, wy, y_order)
                 return np.stack([weight, left, right])
 
             def weight_at(local, weights=weights, c=c):
                 eq = local.weights(tuple(inner))
-                return c * _inner(weights[:nb], eq[:nb])
+                return c * inner_product(weights[:nb], eq[:nb])
 
             def operand(local, free, order, rank):
                 eq = local.weights(tuple(inner))
@@ -481,9 +490,7 @@ class Reduction:
             widths = [(0, 0)] + [(0, (1 << g) - n) for n, g in zip(in_shape, logs, strict=True)]
             weight = np.pad(dense_weight(), widths).reshape(self.kappa, -1)
             operand = gl.from_signed(pad_values(self.witness.values[op.inputs[0]]).reshape(-1))
-            return np.stack(
-                [weight, ext.lift(operand, self.kappa), _ones(operand.size, self.kappa)]
-            )
+            return np.stack([weight, ext.lift(operand, self.kappa), ones(operand.size, self.kappa)])
 
         def weight_at(local):
             eq = local.weights(in_shape)
@@ -522,8 +529,8 @@ class Reduction:
         claims, lows = [], {}
         for weights, c in weighted:
             last = lows.setdefault(id(weights[-1]), dense.pad_to(weights[-1], 1 << low))
-            claims.append((c, _padded_kron(weights[:-1], high_logs, self.one), last))
-        matrix = _Onehot(index, high_logs, low)
+            claims.append((c, padded_kron(weights[:-1], high_logs, self.one), last))
+        matrix = OnehotMatrix(index, high_logs, low)
         return Job(var, sum(high_logs), low, matrix, claims, value)
 
     def _reduce_onehot(self, var: int, local: Point, claim: Expression) -> None:
@@ -541,7 +548,7 @@ class Reduction:
         degree = len(bits) + 1
         provers = []
         if self.witness is not None:
-            tables = [_padded_kron(eq_index, logs, self.one)]
+            tables = [padded_kron(eq_index, logs, self.one)]
             for b, s in zip(bits, digits, strict=True):
                 v = gl.from_signed(pad_values(self.witness.values[b]).reshape(-1))
                 scaled = gl.mul((2 * s - 1).array()[:, None], v[None])
@@ -559,80 +566,6 @@ class Reduction:
                 factor if product is None else party.multiply("onehot factor", product, factor)
             )
         party.require_zero(
-            party.tape.combine([(final, 1), (product, -_inner(eq_index, eq))]), "onehot sumcheck"
+            party.tape.combine([(final, 1), (product, -inner_product(eq_index, eq))]),
+            "onehot sumcheck",
         )
-
-
-class _Onehot:
-    """The matrix [index_t == j] for ``TensorRounds``, kept as its indices."""
-
-    def __init__(self, index: np.ndarray, high_logs, low: int):
-        positions = np.arange(1 << sum(high_logs)).reshape([1 << log for log in high_logs])
-        self._where = positions[tuple(slice(0, n) for n in index.shape)].reshape(-1)
-        self._index, self._size, self._low = index.reshape(-1), positions.size, low
-
-    def right(self, low: np.ndarray) -> np.ndarray:
-        out = np.zeros((low.shape[0], self._size), dtype=np.uint64)
-        out[:, self._where] = low[:, self._index]
-        return out
-
-    def left(self, high: np.ndarray) -> np.ndarray:
-        values = high[:, self._where]
-        halves = []
-        for part in (values & np.uint64(0xFFFFFFFF), values >> np.uint64(32)):
-            total = np.zeros((high.shape[0], 1 << self._low), dtype=np.uint64)
-            for k in range(high.shape[0]):
-                np.add.at(total[k], self._index, part[k])
-            halves.append(total)
-        return gl.add(halves[0], gl.mul(halves[1], np.uint64(1 << 32)))
-
-
-def functional_value(values: np.ndarray, weights: Weights, kappa: int) -> Scalar:
-    """<w_1 (x) ... (x) w_k, values> for float64 integers."""
-    if not weights:
-        return Scalar.of(int(values), kappa)
-    bound = int(np.abs(values).max(initial=0))
-    return Scalar.from_array(dense.contract(values, dict(enumerate(weights)), bound))
-
-
-def _inner(a: Weights, b: Weights) -> Scalar:
-    """prod_axis <a_axis, b_axis>."""
-    values = [Scalar.from_array(ext.dot(x, y)) for x, y in zip(a, b, strict=True)]
-    return reduce(lambda x, y: x * y, values) if values else 1  # type: ignore[return-value]
-
-
-def _indicator(local: np.ndarray, shape) -> Scalar:
-    """The extension of "inside the logical shape" at a point of the padded shape."""
-    result, start = Scalar.of(1, local.shape[0]), 0
-    for n, log in zip(shape, axis_logs(shape), strict=True):
-        result = result * Scalar.from_array(indicator_at(local[:, start : start + log], n))
-        start += log
-    return result
-
-
-def _ones(n: int, kappa: int) -> np.ndarray:
-    return ext.lift(np.ones(n, dtype=np.uint64), kappa)
-
-
-def _padded_kron(weights: Weights, logs, c: Scalar) -> np.ndarray:
-    padded = [dense.pad_to(w, 1 << log) for w, log in zip(weights, logs, strict=True)]
-    if not padded:
-        return c.array()[:, None]
-    padded[0] = ext.mul(padded[0], c.array()[:, None])
-    return dense.kron(padded, c.kappa)
-
-
-def _table_sum(tables: np.ndarray) -> Scalar:
-    product = reduce(ext.mul, tables)
-    return Scalar.from_array(ext.sum_mod(product))
-
-
-def _negated_fingerprint(columns, tag: int, alpha: Scalar, beta: Scalar) -> np.ndarray:
-    """alpha - v_1 - beta v_2 - ... - beta^w tag: (kappa, n)."""
-    powers = logup.fingerprint_powers(beta, len(columns))
-    base = (alpha - powers[-1] * tag).array()[:, None]
-    total = np.broadcast_to(base, (base.shape[0], len(columns[0]))).copy()
-    total[0] = gl.sub(total[0], columns[0])
-    for column, power in zip(columns[1:], powers[1:], strict=False):
-        total = ext.sub(total, gl.mul(power.array()[:, None], column[None]))
-    return total

@@ -15,8 +15,9 @@ from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.program import Port
+from zkjax.program.recording import record_carries
 from zkjax.program.statement import Statement
-from zkjax.program.tracing import Sym, Tracer, record_carries
+from zkjax.program.tracing import Sym, Tracer
 from zkjax.proof import Commitment
 from zkjax.seal import Sealed
 
