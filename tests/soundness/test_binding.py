@@ -103,3 +103,35 @@ def test_a_product_of_other_factors():
         outputs, proof = prove(traced, args, {product: lambda z: lie})
     assert np.array_equal(outputs, jnp.asarray(lie))
     rejected(traced, proof, "linear test")
+
+
+def test_a_onehot_of_other_bits():
+    """The onehot sumcheck runs over the bits of index + 1 in place of the committed ones."""
+
+    def pick(table, index):
+        return fixed.encode(fixed.embed(fixed.decode(table, 0), index), 0)
+
+    index = np.array([0, 2, 4, 6], dtype=np.uint8)
+    args = zkjax.seal(np.arange(32, dtype=np.int16).reshape(8, 4)), zkjax.seal(index)
+    traced = trace_call(pick, args)
+    (onehot,) = variables(traced, "onehot")
+    honest = Reduction._reduce_onehot
+
+    def other_bits(self, var, *rest):
+        mine = self.witness
+        if mine is None:
+            return honest(self, var, *rest)
+        values = list(mine.values)
+        for place, bit in enumerate(self.program.ops[var].inputs):
+            values[bit] = ((index + 1) >> place & 1).astype(np.float64)
+        self.witness = Witness(values, mine.multiplicities)
+        try:
+            return honest(self, var, *rest)
+        finally:
+            self.witness = mine
+
+    lie = (index[:, None] + 1 == np.arange(8)).astype(np.float64)
+    with mock.patch.object(Reduction, "_reduce_onehot", other_bits):
+        outputs, proof = prove(traced, args, {onehot: lambda h: lie})
+    assert outputs[:, 0].tolist() == [4, 12, 20, 28]
+    rejected(traced, proof, "linear test")
