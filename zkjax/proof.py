@@ -27,9 +27,9 @@ class Commitment:
     """A hiding commitment to a list of integer tensors.
 
     ``openings`` is the number of proofs it can enter in its life. The code and the layout follow
-    from
-    the shapes, the openings and the profile. ``treedef`` is the pytree structure of the committed
-    value where it is known; it is not part of the commitment (see ``like``).
+    from the shapes, the openings and the profile. Not part of the commitment are ``treedef``, the
+    pytree structure of the committed value where it is known (see ``like``), and ``range_proof``,
+    which shows once and for all that the values fit their dtypes (see ``zkjax.ranges``).
     """
 
     root: bytes
@@ -38,6 +38,7 @@ class Commitment:
     openings: int
     profile: str
     treedef: Any = field(default=None, compare=False, repr=False)
+    range_proof: bytes | None = field(default=None, compare=False, repr=False)
 
     def like(self, example: Any) -> Commitment:
         """This commitment with the pytree structure of ``example``, for ``verify`` of a
@@ -56,6 +57,13 @@ class Commitment:
         return self.layout.code
 
     def to_json(self) -> dict:
+        data = self.identity()
+        if self.range_proof is not None:
+            data["range_proof"] = base64.b64encode(self.range_proof).decode()
+        return data
+
+    def identity(self) -> dict:
+        """What is absorbed into transcripts: everything but the range proof."""
         return {
             "root": self.root.hex(),
             "shapes": [list(s) for s in self.shapes],
@@ -71,7 +79,10 @@ class Commitment:
         openings = int(data["openings"])
         if len(root) != 32 or not 1 <= openings <= 1 << 16 or data["profile"] not in PROFILES:
             raise StatementError("a commitment is malformed")
-        return cls(root, shapes, tuple(map(str, data["dtypes"])), openings, data["profile"])
+        dtypes, proof = tuple(map(str, data["dtypes"])), data.get("range_proof")
+        if proof is not None:
+            proof = base64.b64decode(proof, validate=True)
+        return cls(root, shapes, dtypes, openings, data["profile"], range_proof=proof)
 
     def __str__(self) -> str:
         return self.root.hex()[:16]

@@ -25,7 +25,7 @@ from zkjax.argument.opening import Group, Member, Pads
 from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
 from zkjax.errors import VerificationError
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.builder import PUBLIC_RANGES
 from zkjax.program.reduction import Reduction, Witness, tensor_ids
 from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Commitment
@@ -117,7 +117,7 @@ class Setup:
             for commitment in commitments:
                 transcript.absorb(
                     f"{kind} commitment",
-                    json.dumps(commitment.to_json(), sort_keys=True).encode(),
+                    json.dumps(commitment.identity(), sort_keys=True).encode(),
                 )
 
     def reduce(
@@ -217,7 +217,7 @@ def check_claims(statement: Statement, claims: Claims) -> None:
             port, name = ports[i], ports[i].name
             require(value.dtype.name == port.dtype, f"{kind} {name} is not {port.dtype}")
             require(value.shape == program.shape(port.var), f"{kind} {name}: wrong shape")
-            low, high = DTYPE_RANGES[port.dtype]
+            low, high = PUBLIC_RANGES[port.dtype]
             inside = not value.size or (value.min() >= low and value.max() <= high)
             require(bool(inside), f"{kind} {name}: out of range")
     for kind, ports, commitments in (
@@ -232,6 +232,8 @@ def check_claims(statement: Statement, claims: Claims) -> None:
             dtypes = tuple(p.dtype for p in members)
             require(commitment.dtypes == dtypes, f"an {kind} commitment has other dtypes")
             require(commitment.profile == claims.profile, f"an {kind} commitment's profile")
+            proved = commitment.range_proof is not None or not any(p.ranged for p in members)
+            require(proved, f"an {kind} commitment lacks its range proof")
             require(1 <= commitment.openings <= 1 << 16, f"an {kind} commitment's openings")
 
 

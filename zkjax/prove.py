@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,14 +19,14 @@ from zkjax.argument.opening import Member
 from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
-from zkjax.errors import SealError, TraceError, ValueRangeError
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.errors import SealError, TraceError
 from zkjax.program.functionals import functional_value
 from zkjax.program.program import Port
 from zkjax.program.reduction import Witness, tensor_ids
 from zkjax.program.trace import Traced, trace_call
 from zkjax.proof import VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups
+from zkjax.ranges import range_claims, range_statement
 from zkjax.seal import DEFAULT_OPENINGS, Sealed, seal_arrays
 
 Progress = Callable[[str], None]
@@ -131,6 +132,26 @@ def prove_traced(
     return _with_sealed(traced, result), Proof(claims, body, report)
 
 
+def prove_ranges(
+    sealed: Sealed, *, progress: Progress | None = None, _entropy: Entropy | None = None
+) -> dict:
+    """Attach a range proof to a sealed value; takes one opening. Returns the proof's report.
+
+    Later proofs about it no longer look up each of its elements. See ``zkjax.ranges``.
+    """
+    phases = Phases(progress)
+    phases.start("witness")
+    commitment = sealed.commitment
+    statement = range_statement(commitment)
+    values = statement.program.evaluate(sealed.leaves)
+    witness = Witness(values, statement.program.multiplicities(values))
+    sealed.spend()
+    setup = Setup(statement, range_claims(commitment))
+    body, report = _prove(setup, witness, [], [sealed], [], phases, _entropy or Entropy())
+    sealed.commitment = replace(commitment, range_proof=body)
+    return report
+
+
 def compare_with_jax(ports: list[Port], outputs, expected) -> None:
     """A self-check of the proving rules: the program must compute what the function computes."""
     for port, ours, theirs in zip(ports, outputs, expected, strict=True):
@@ -139,17 +160,6 @@ def compare_with_jax(ports: list[Port], outputs, expected) -> None:
                 f"output {port.name or '0'} of the traced program differs from what JAX computes; "
                 "please report this function as a bug of its proving rules"
             )
-
-
-def _output(value: np.ndarray, port: Port) -> np.ndarray:
-    """An output in its dtype; ValueRangeError if it does not fit."""
-    low, high = DTYPE_RANGES[port.dtype]
-    if value.size and (value.min() < low or value.max() > high):
-        raise ValueRangeError(
-            f"output {port.name or '0'} does not fit {port.dtype}: it lies in "
-            f"[{int(value.min())}, {int(value.max())}]; return a wider integer type"
-        )
-    return np.asarray(value).astype(np.int64).astype(port.dtype)
 
 
 def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:

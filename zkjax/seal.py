@@ -148,6 +148,7 @@ def seal(
     *,
     openings: int = DEFAULT_OPENINGS,
     profile: str = "s100",
+    ranges: bool = False,
     _entropy: Entropy | None = None,
 ) -> Sealed:
     """Commit to a pytree of integer arrays.
@@ -156,6 +157,8 @@ def seal(
       tree: arrays of int8 to int32, uint8 to uint32 or bool (see ``zkjax.fixed.quantize``).
       openings: how many proofs it may enter; every opening costs about 150 random values a row.
       profile: the security profile of the proofs, ``"s100"`` or ``"s128"``.
+      ranges: prove now that the values fit their dtypes, so that later proofs need not (for large
+        values that enter several proofs).
     Returns:
       A ``Sealed`` value; publish its ``.commitment``.
     """
@@ -171,7 +174,14 @@ def seal(
             )
     if not arrays:
         raise SealError("nothing to seal: the pytree has no arrays")
-    return seal_arrays(arrays, treedef, openings, profile, _entropy or Entropy())
+    entropy = _entropy or Entropy()
+    if not ranges:
+        return seal_arrays(arrays, treedef, openings, profile, entropy)
+    from zkjax.prove import prove_ranges
+
+    sealed = seal_arrays(arrays, treedef, openings + 1, profile, entropy)
+    prove_ranges(sealed, _entropy=entropy)
+    return sealed
 
 
 def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) -> Sealed:

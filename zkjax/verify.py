@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from zkjax.errors import StatementError, VerificationError
 from zkjax.program.statement import Statement
 from zkjax.proof import VERSION, Claims, Commitment, Proof
 from zkjax.protocol import Setup, make_groups
+from zkjax.ranges import range_claims, range_statement
 
 
 def verify_statement(statement: Statement, proof: Proof) -> Budget:
@@ -41,6 +43,13 @@ def _verify(statement: Statement, proof: Proof) -> Budget:
     if claims.profile not in PROFILES:
         raise VerificationError("profile", f"unknown profile {claims.profile!r}")
     setup = Setup(statement, claims)
+    for ports, commitment in zip(
+        statement.group_ports(statement.program.inputs).values(),
+        claims.input_commitments,
+        strict=True,
+    ):
+        if any(p.ranged for p in ports):
+            verify_ranges(commitment)
     kappa = setup.profile.kappa
     transcript = VerifierTranscript(VERSION, kappa, proof.body)
     setup.absorb_header(transcript)
@@ -67,6 +76,24 @@ def _verify(statement: Statement, proof: Proof) -> Budget:
     budget.check()
     opening.verify(transcript, setup.profile, groups, pads, linear.known)
     return budget
+
+
+@lru_cache(maxsize=256)
+def _ranges_hold(commitment: Commitment, range_proof: bytes) -> bool:
+    """Remembers the range proofs that verified; a failing one raises each time."""
+    claims = range_claims(commitment)
+    verify_statement(range_statement(commitment), Proof(claims, range_proof))
+    return True
+
+
+def verify_ranges(commitment: Commitment) -> None:
+    """Check the range proof that a commitment carries; VerificationError if it has none."""
+    if commitment.range_proof is None:
+        raise VerificationError("range proof", f"the commitment {commitment} has none")
+    try:
+        _ranges_hold(commitment, commitment.range_proof)
+    except VerificationError as error:
+        raise VerificationError("range proof", str(error)) from error
 
 
 def verify(

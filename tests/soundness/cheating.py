@@ -70,7 +70,6 @@ def liar(changes: Mapping[int, Change] | None = None):
     with (
         mock.patch.object(Program, "evaluate", lambda p, xs, cs=(): evaluate(p, xs, cs, changes)),
         mock.patch("zkjax.prove.compare_with_jax"),
-        mock.patch("zkjax.prove._output", lambda value, port: value.astype(port.dtype)),
         mock.patch.object(Program, "multiplicities", lambda p, values: multiplicities(p, values)),
     ):
         yield

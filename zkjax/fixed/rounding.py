@@ -80,7 +80,7 @@ def encode(x, fraction: int, dtype=jnp.int32):
 
     The result must fit the dtype; a proof checks that it does.
     """
-    bits = jnp.iinfo(dtype).bits
+    bits = min(jnp.iinfo(dtype).bits, 53)
     return (round(x, fraction, bits) * 2.0**fraction).astype(dtype)
 
 

@@ -8,6 +8,7 @@ variables by (depth, hash), so the digest depends on the computation alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.tables import Table, range_table
 
 MAX_BOUND = 2**52
+SPLIT_LOOKUPS = 2**16
 
 DTYPE_RANGES = {
     "bool": (0, 1),
@@ -30,6 +32,8 @@ DTYPE_RANGES = {
     "int32": (-(2**31), 2**31 - 1),
     "uint32": (0, 2**32 - 1),
 }
+# Public outputs may be wider: whoever verifies sees them, so they need no range check.
+PUBLIC_RANGES = DTYPE_RANGES | {"int64": (-MAX_BOUND, MAX_BOUND)}
 
 
 def _hash(*parts) -> bytes:
@@ -42,6 +46,21 @@ def _plain(value):
     if isinstance(value, tuple | list):
         return tuple(_plain(v) for v in value)
     return value if isinstance(value, str) else int(value)
+
+
+def power_of_two_spans(n: int) -> list[tuple[int, int]]:
+    """[0, n) as consecutive spans of decreasing power-of-two sizes, at most four; only the last
+    may be of another size.
+    """
+    spans, start = [], 0
+    while start < n:
+        rest = n - start
+        size = 1 << (rest.bit_length() - 1)
+        if len(spans) == 3 or 8 * rest > 7 * 2 * size:
+            size = rest
+        spans.append((start, start + size))
+        start += size
+    return spans
 
 
 class Builder:
@@ -196,6 +215,16 @@ class Builder:
         shape = tuple(inside[p] for p in permutation)
         return self.add("transpose", [var], shape, self.bounds[var], tuple(permutation))
 
+    def slice(self, var: int, starts, shape, steps=None) -> int:
+        """x[starts : ... : steps] with the given result shape."""
+        inside = self.shape(var)
+        if tuple(shape) == inside:
+            return var
+        steps = steps or (1,) * len(inside)
+        return self.add(
+            "slice", [var], shape, self.bounds[var], tuple(starts), tuple(steps), inside
+        )
+
     def alias(self, var: int) -> int:
         """A name of its own for an affine value, so that a relation it owns stays with it."""
         if self.ops[var].kind != "affine":
@@ -252,6 +281,38 @@ class Builder:
         """Require -2^(bits-1) <= var < 2^(bits-1)."""
         shifted = self.affine([(var, 1)], 1 << (bits - 1), bound=min(MAX_BOUND, 1 << bits))
         self.range_check(shifted, bits, owner, what)
+
+    def input(self, number: int, shape: Shape, dtype: str, name: str) -> int:
+        """The variable of an input; its range is known, not yet checked."""
+        low, high = DTYPE_RANGES[dtype]
+        var = self.add("input", (), shape, max(-low, high), number)
+        self.notes[var] = f"input {name}"
+        return var
+
+    def input_range_check(self, var: int, dtype: str, name: str) -> None:
+        """Require that a sealed input fits its dtype.
+
+        A lookup costs as much for padding as for data, so large tensors are looked up in slices
+        that need little padding.
+        """
+        low, high = DTYPE_RANGES[dtype]
+        what = f"input {name} is outside its dtype"
+        for piece in self._pieces(var):
+            shifted = self.affine([(piece, 1)], -low, bound=high - low)
+            self.range_check(shifted, (high - low).bit_length(), var, what)
+
+    def _pieces(self, var: int) -> list[int]:
+        """Slices that cover a tensor, nearly all of power-of-two sizes if it is large."""
+        shape = self.shape(var)
+        if int(np.prod(shape)) < SPLIT_LOOKUPS:
+            return [var]
+        pieces = []
+        for box in itertools.product(*(power_of_two_spans(n) for n in shape)):
+            if [(0, n) for n in shape] == list(box):
+                return [var]
+            starts = [start for start, _ in box]
+            pieces.append(self.slice(var, starts, [stop - start for start, stop in box]))
+        return pieces
 
     # Finish ---------------------------------------------------------------------------------
 

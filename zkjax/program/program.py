@@ -24,16 +24,25 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its variable, dtype, commitment (-1 if public) and name in the pytree."""
+    """An input or output: its variable, dtype, commitment (-1 if public) and name in the pytree.
+
+    A ``ranged`` input is sealed and not range-checked by this program: its commitment has to come
+    with a range proof of its own (``zkjax.ranges``).
+    """
 
     var: int
     dtype: str
     group: int
     name: str
+    ranged: bool = False
 
     @property
     def sealed(self) -> bool:
         return self.group >= 0
+
+
+def _encode_port(port: Port) -> list:
+    return [port.var, port.dtype, port.group, port.name, *([True] if port.ranged else [])]
 
 
 @dataclass
@@ -70,8 +79,8 @@ class Program:
             "tables": [[t.name, t.rows, t.width] for t in self.tables],
             "lookups": [[r.table, r.vars] for r in self.lookups],
             "zeros": self.zeros,
-            "inputs": [[p.var, p.dtype, p.group, p.name] for p in self.inputs],
-            "outputs": [[p.var, p.dtype, p.group, p.name] for p in self.outputs],
+            "inputs": [_encode_port(p) for p in self.inputs],
+            "outputs": [_encode_port(p) for p in self.outputs],
         }
         text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
         arrays = [*self.constants, *(c for t in self.tables for c in t.columns)]

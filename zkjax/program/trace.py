@@ -13,7 +13,7 @@ from zkjax._compat import x64
 from zkjax.errors import StatementError, TraceError
 from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.program import Port
 from zkjax.program.recording import record_carries
 from zkjax.program.statement import Statement
@@ -83,12 +83,16 @@ class Private:
 _CACHE: dict = {}
 
 
-def argument_leaves(args) -> tuple[list[jax.ShapeDtypeStruct], list[int], list[str], list]:
-    """Shapes, commitment numbers, names and per-argument trees of call arguments."""
-    shapes, groups, names, trees = [], [], [], []
+def argument_leaves(args):
+    """Shapes, commitment numbers, names, range-proof flags and per-argument trees of call
+    arguments.
+    """
+    shapes, groups, names, trees, ranged = [], [], [], [], []
     group = 0
     for position, arg in enumerate(args):
         sealed = isinstance(arg, Sealed | Commitment | Private)
+        commitment = arg.commitment if isinstance(arg, Sealed) else arg
+        has_range_proof = getattr(commitment, "range_proof", None) is not None
         if isinstance(arg, Commitment):
             leaves = [
                 jax.ShapeDtypeStruct(s, np.dtype(d))
@@ -113,28 +117,30 @@ def argument_leaves(args) -> tuple[list[jax.ShapeDtypeStruct], list[int], list[s
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
             groups.append(group if sealed else -1)
             names.append(f"{position}{jax.tree_util.keystr(path)}")
+            ranged.append(sealed and has_range_proof)
         trees.append(treedef)
         group += sealed
-    return shapes, groups, names, trees
+    return shapes, groups, names, ranged, trees
 
 
 def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
     """Trace ``fn`` for these arguments; traces are remembered per function and shapes."""
-    shapes, groups, names, trees = argument_leaves(args)
+    shapes, groups, names, ranged, trees = argument_leaves(args)
     key = (
         fn,
         tuple((s.shape, s.dtype.name) for s in shapes),
         tuple(groups),
+        tuple(ranged),
         tuple(trees),
         str(sealed_outputs),
         current_cotangent_format(),
     )
     if key not in _CACHE:
-        _CACHE[key] = _trace(fn, shapes, groups, names, trees, sealed_outputs)
+        _CACHE[key] = _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs)
     return _CACHE[key]
 
 
-def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
+def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
     out_trees = []
 
     def flat_fn(*leaves):
@@ -156,20 +162,18 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
         inputs, ports = [], []
         for i, (shape, group, name) in enumerate(zip(shapes, groups, names, strict=True)):
             dtype = shape.dtype.name
-            low, high = DTYPE_RANGES[dtype]
-            var = b.add("input", (), shape.shape, max(-low, high), i)
-            b.notes[var] = f"input {name}"
-            if group >= 0:
-                _check_input_range(tracer, var, low, high, name)
+            var = b.input(i, shape.shape, dtype, name)
+            if group >= 0 and not ranged[i]:
+                b.input_range_check(var, dtype, name)
             inputs.append(Sym(var, 0))
-            ports.append(Port(var, dtype, group, name))
+            ports.append(Port(var, dtype, group, name, ranged[i]))
         outputs = tracer.run(closed, inputs)
     out_ports = []
     for value, aval, group, name in zip(
         outputs, closed.out_avals, out_groups, out_names, strict=True
     ):
         dtype = aval.dtype.name
-        if dtype not in DTYPE_RANGES:
+        if dtype not in (DTYPE_RANGES if group >= 0 else PUBLIC_RANGES):
             raise TraceError(
                 f"output {name or '0'} is {dtype}; outputs of a proved function are integers: "
                 "return zkjax.fixed.encode(x, fraction=...)"
@@ -177,7 +181,7 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
         sym = tracer.sym(value, aval.shape)
         if sym.fraction:
             raise TraceError(f"output {name or '0'} is an integer with fraction bits")
-        low, high = DTYPE_RANGES[dtype]
+        low, high = PUBLIC_RANGES[dtype]
         if group >= 0 and (b.bounds[sym.var] > high or low == 0):
             bits = (high - low).bit_length()
             checked = b.affine([(sym.var, 1)], -low, bound=high - low)
@@ -186,14 +190,6 @@ def _trace(fn, shapes, groups, names, trees, sealed_outputs) -> Traced:
     program, kept = b.finish(ports, out_ports)
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
     return Traced(Statement(program), closed, carries, out_tree, out_groups)
-
-
-def _check_input_range(tracer: Tracer, var: int, low: int, high: int, name: str) -> None:
-    """A sealed input must fit its dtype."""
-    b = tracer.builder
-    bits = (high - low).bit_length()
-    shifted = b.affine([(var, 1)], -low, bound=high - low)
-    b.range_check(shifted, bits, var, f"input {name} is outside its dtype")
 
 
 def _output_groups(prefix: Any, out_tree) -> list[int]:

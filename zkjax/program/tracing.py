@@ -306,15 +306,7 @@ class Tracer:
             relation = b.affine([(out.var, 1), (carry, -1)], bound=1)
             b.require_zero(relation, carry)
             shape = b.shape(carry)
-            row = b.add(
-                "slice",
-                [carry],
-                (1, *shape[1:]),
-                b.bounds[carry],
-                (last,) + (0,) * (len(shape) - 1),
-                (1,) * len(shape),
-                shape,
-            )
+            row = b.slice(carry, (last,) + (0,) * (len(shape) - 1), (1, *shape[1:]))
             results.append(Sym(b.reshape(row, shape[1:]), s.fraction))
         return [*results, *outputs[n_carry:]]
 

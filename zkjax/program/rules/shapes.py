@@ -30,20 +30,7 @@ def _transpose(t: Tracer, eqn, x):
 
 def slice_of(t: Tracer, x: Sym, starts, shape, steps=None) -> Sym:
     """x[starts : ... : steps] with the given result shape."""
-    inside = t.builder.shape(x.var)
-    steps = tuple(int(s) for s in (steps or [1] * len(inside)))
-    if tuple(shape) == inside:
-        return x
-    var = t.builder.add(
-        "slice",
-        [x.var],
-        tuple(shape),
-        t.builder.bounds[x.var],
-        tuple(int(s) for s in starts),
-        steps,
-        inside,
-    )
-    return Sym(var, x.fraction)
+    return Sym(t.builder.slice(x.var, starts, shape, steps), x.fraction)
 
 
 @primitive("slice")
