@@ -8,6 +8,14 @@ from dataclasses import dataclass
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+# Linear layers of a block by the activation they read: one exchange with an adapter's owner each.
+INPUT_GROUPS = {
+    "attention": ("q_proj", "k_proj", "v_proj"),
+    "heads": ("o_proj",),
+    "mlp": ("gate_proj", "up_proj"),
+    "inner": ("down_proj",),
+}
+
 
 @dataclass(frozen=True)
 class RopeScaling:

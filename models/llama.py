@@ -4,19 +4,58 @@ One definition for both arithmetics (``numerics``). The parameters of all blocks
 leading layer axis and applied with ``jax.lax.scan``, so the traced program has the size of one
 block. An adapter is a plain pytree, stacked the same way:
 ``{target: {"a": (layers, inputs, r), "b": (layers, r, outputs)}}``.
+
+What an adapter adds to the linear layers of a block comes from a function ``deltas(group, x)``,
+called once for each activation that linear layers read (``config.INPUT_GROUPS``). It can compute
+LoRA here, ask the owner of a private adapter, or hand in values received earlier.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
+from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.numerics import FixedPoint, Float, Numerics, rotary_tables
 
 Adapter = dict[str, dict[str, Any]]
+Deltas = Callable[[str, Any], dict[str, Any]]  # (input group, x) -> {target: added to x W}
+
+
+class Cache(NamedTuple):
+    """Keys and values of earlier positions, (layers, batch, room, kv heads, head size), and how
+    many of the ``room`` positions are filled.
+    """
+
+    k: Any
+    v: Any
+    filled: Any
+
+
+def no_deltas(group: str, x) -> dict[str, Any]:
+    """A base model without an adapter."""
+    return {}
+
+
+def lora_delta(x, a, b, numerics: Numerics):
+    """(x A) B with x A rounded: what an adapter of scale 1 adds, exactly."""
+    return numerics.activation(x @ numerics.weight(a)) @ numerics.weight(b)
+
+
+def lora_deltas(adapter: Adapter | None, scale: float, numerics: Numerics) -> Deltas:
+    """(alpha / r) (x A) B for the targets of one layer's adapter."""
+
+    def deltas(group: str, x) -> dict[str, Any]:
+        return {
+            target: scale * lora_delta(x, adapter[target]["a"], adapter[target]["b"], numerics)
+            for target in INPUT_GROUPS[group]
+            if adapter and target in adapter
+        }
+
+    return deltas
 
 
 def _normal(key, shape, scale: float):
@@ -51,41 +90,49 @@ class Block(nnx.Module):
             scale = shape[0] ** -0.5 * (depth if target in ("o_proj", "down_proj") else 1.0)
             setattr(self, target, nnx.Param(_normal(rngs.params(), shape, scale)))
 
-    def _linear(self, x, target: str, adapter: Adapter | None, scale: float, numerics: Numerics):
-        """x W + (alpha / r) (x A) B, rounded once at the end."""
+    def _linear(self, x, target: str, deltas: dict[str, Any], numerics: Numerics):
+        """x W + delta, rounded once at the end."""
         y = x @ getattr(self, target)[...]
-        if adapter is not None and target in adapter:
-            low = numerics.activation(x @ numerics.weight(adapter[target]["a"]))
-            y = y + scale * (low @ numerics.weight(adapter[target]["b"]))
-        return numerics.activation(y)
+        return numerics.activation(y + deltas[target] if target in deltas else y)
 
-    def __call__(self, x, rotary, mask, adapter, scale: float, numerics: Numerics):
-        x = x + self._attention(
-            self.input_layernorm(x, numerics), rotary, mask, adapter, scale, numerics
+    def __call__(self, x, rotary, mask, deltas: Deltas, numerics: Numerics, cache: Cache | None):
+        """The next residual stream, and this layer's cache with the new positions."""
+        mixed, cache = self._attention(
+            self.input_layernorm(x, numerics), rotary, mask, deltas, numerics, cache
         )
-        x = x + self._mlp(self.post_attention_layernorm(x, numerics), adapter, scale, numerics)
-        return numerics.residual(x)
+        x = x + mixed
+        x = x + self._mlp(self.post_attention_layernorm(x, numerics), deltas, numerics)
+        return numerics.residual(x), cache
 
-    def _attention(self, x, rotary, mask, adapter, scale, numerics: Numerics):
+    def _attention(self, x, rotary, mask, deltas: Deltas, numerics: Numerics, cache: Cache | None):
         config = self.config
         batch, length, _ = x.shape
         kv, d = config.num_key_value_heads, config.head_dim
         group = config.num_attention_heads // kv
-        q = self._linear(x, "q_proj", adapter, scale, numerics).reshape(batch, length, kv, group, d)
-        k = self._linear(x, "k_proj", adapter, scale, numerics).reshape(batch, length, kv, d)
-        v = self._linear(x, "v_proj", adapter, scale, numerics).reshape(batch, length, kv, d)
+        added = deltas("attention", x)
+        q = self._linear(x, "q_proj", added, numerics).reshape(batch, length, kv, group, d)
+        k = self._linear(x, "k_proj", added, numerics).reshape(batch, length, kv, d)
+        v = self._linear(x, "v_proj", added, numerics).reshape(batch, length, kv, d)
         q = rotate(q, *(t[:, None, None] for t in rotary), numerics)
         k = rotate(k, *(t[:, None] for t in rotary), numerics)
+        if cache is not None:
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(old, new, cache.filled, axis=1)
+                for old, new in ((cache.k, k), (cache.v, v))
+            )
+            cache = Cache(k, v, cache.filled)
         scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * numerics.constant(d**-0.5)
         p = numerics.softmax(numerics.score(scores), mask)
         mixed = numerics.activation(jnp.einsum("bkgst,btkd->bskgd", p, v))
         mixed = mixed.reshape(batch, length, config.num_attention_heads * d)
-        return self._linear(mixed, "o_proj", adapter, scale, numerics)
+        return self._linear(mixed, "o_proj", deltas("heads", mixed), numerics), cache
 
-    def _mlp(self, x, adapter, scale, numerics: Numerics):
-        gate = numerics.silu(self._linear(x, "gate_proj", adapter, scale, numerics))
-        up = self._linear(x, "up_proj", adapter, scale, numerics)
-        return self._linear(numerics.activation(gate * up), "down_proj", adapter, scale, numerics)
+    def _mlp(self, x, deltas: Deltas, numerics: Numerics):
+        added = deltas("mlp", x)
+        gate = numerics.silu(self._linear(x, "gate_proj", added, numerics))
+        up = self._linear(x, "up_proj", added, numerics)
+        inner = numerics.activation(gate * up)
+        return self._linear(inner, "down_proj", deltas("inner", inner), numerics)
 
 
 def rotate(x, cos, sin, numerics: Numerics):
@@ -124,24 +171,80 @@ class Llama(nnx.Module):
     ):
         """Logits; ``scale`` is alpha / r of the adapter."""
         numerics = numerics or Float()
+        return self.run(tokens, numerics, lambda a: lora_deltas(a, scale, numerics), adapter)[0]
+
+    def run(
+        self,
+        tokens,
+        numerics: Numerics,
+        deltas_of: Callable[[Any], Deltas] = lambda _: no_deltas,
+        layer_inputs: Any = None,
+        *,
+        scan: bool = True,
+        record: bool = False,
+        cache: Cache | None = None,
+    ):
+        """Logits with any source of deltas.
+
+        Args:
+          tokens: (batch, length) integers; with a cache, the ones that follow its positions.
+          deltas_of: from a layer's slice of ``layer_inputs`` to its ``deltas`` function.
+          layer_inputs: a pytree with a leading layer axis.
+          scan: one traced block for all layers; False calls ``deltas`` with concrete arrays.
+          record: also return the activations that the linear layers read.
+        Returns:
+          logits (batch, length, vocabulary), {group: (layers, batch, length, size)} or None, and
+          the cache with the new positions.
+        """
         length = tokens.shape[1]
+        room, start = (length, 0) if cache is None else (cache.k.shape[2], cache.filled)
         fraction = numerics.constants if isinstance(numerics, FixedPoint) else None
         table = self.embed_tokens[...]
+        mask = jnp.tril(jnp.ones((room, room), dtype=bool))
         rotary = tuple(
-            jnp.asarray(t, dtype=table.dtype) for t in rotary_tables(self.config, length, fraction)
+            jnp.asarray(t, dtype=table.dtype) for t in rotary_tables(self.config, room, fraction)
         )
-        mask = jnp.tril(jnp.ones((length, length), dtype=bool))
+        if cache is not None:
+            mask, *rotary = (
+                jax.lax.dynamic_slice_in_dim(t, start, length) for t in (mask, *rotary)
+            )
         graph, state = nnx.split(self.layers)
 
         def body(x, layer):
-            layer_state, layer_adapter = layer
-            block = nnx.merge(graph, layer_state)
-            return block(x, rotary, mask, layer_adapter, scale, numerics), None
+            layer_state, layer_input, layer_cache = layer
+            source, seen = deltas_of(layer_input), {}
 
-        x, _ = jax.lax.scan(body, numerics.embed(table, tokens), (state, adapter))
+            def deltas(group: str, x):
+                seen[group] = x
+                return source(group, x)
+
+            if layer_cache is not None:
+                layer_cache = Cache(*layer_cache, start)
+            block = nnx.merge(graph, layer_state)
+            x, new = block(x, rotary, mask, deltas, numerics, layer_cache)
+            return x, (seen if record else None, new and new[:2])
+
+        layers = (state, layer_inputs, cache and (cache.k, cache.v))
+        x = numerics.embed(table, tokens)
+        x, (seen, new) = (jax.lax.scan if scan else unrolled_scan)(body, x, layers)
         x = self.norm(x, numerics)
         head = table.T if self.config.tie_word_embeddings else self.lm_head[...]
-        return numerics.score(x @ head)
+        return numerics.score(x @ head), seen, new and Cache(*new, start + length)
+
+    def empty_cache(self, batch: int, room: int) -> Cache:
+        """A cache for up to ``room`` positions."""
+        c = self.config
+        shape = (c.num_hidden_layers, batch, room, c.num_key_value_heads, c.head_dim)
+        return Cache(*(jnp.zeros(shape, self.embed_tokens[...].dtype) for _ in range(2)), 0)
+
+
+def unrolled_scan(body, carry, xs):
+    """``jax.lax.scan`` as a Python loop, so that ``body`` sees concrete arrays."""
+    outputs = []
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        outputs.append(y)
+    return carry, jax.tree.map(lambda *ys: jnp.stack(ys), *outputs)
 
 
 def mean_loss(logits, targets, numerics: Numerics | None = None):

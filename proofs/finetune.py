@@ -64,7 +64,8 @@ def store_rate(learning_rate: float) -> np.ndarray:
     return fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
 
 
-def _model(config: LlamaConfig, base: Any) -> Llama:
+def bind(config: LlamaConfig, base: Any) -> Llama:
+    """The model with these decoded base weights."""
     graph = graph_of(config)
     state = nnx.eval_shape(lambda: nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
     nnx.replace_by_pure_dict(state, base)
@@ -75,7 +76,7 @@ def make_loss(run: FineTuning) -> Callable:
     """(decoded base, decoded adapter, tokens (batch, length + 1)) -> mean cross-entropy."""
 
     def loss(base, adapter, tokens):
-        model = _model(run.model, base)
+        model = bind(run.model, base)
         logits = model(tokens[:, :-1], adapter, run.lora.scale, run.numerics)
         return mean_loss(logits, tokens[:, 1:], run.numerics)
 
