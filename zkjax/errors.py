@@ -51,3 +51,19 @@ class SealError(ZkjaxError):
 
 class StatementError(ZkjaxError):
     """A statement or claims file is malformed, or arguments do not fit the statement."""
+
+
+class SessionError(ZkjaxError):
+    """A session between two parties ended early.
+
+    Attributes:
+      check: what was violated, for example ``"sequence"``, ``"token"``, ``"idle"``, ``"limit"``,
+        ``"leakage"`` or ``"refused"`` (the peer ended the session).
+      detail: what was seen, or what to change.
+      party: the peer it concerns, if several are connected.
+    """
+
+    def __init__(self, check: str, detail: str = "", party: str = ""):
+        text = f"{check}: {detail}" if detail else check
+        super().__init__(f"{party}: {text}" if party else text)
+        self.check, self.detail, self.party = check, detail, party

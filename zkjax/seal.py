@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from zkjax._callable import make_callable
+from zkjax.argument import merkle
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.tableau import Tableau
 from zkjax.errors import SealError
+from zkjax.field import goldilocks as gl
 from zkjax.files import write_atomically
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.proof import Commitment, committed_layout
@@ -70,6 +72,46 @@ class Sealed:
                 "reveal private data. Seal it again with openings=N for N proofs"
             )
         self.remaining -= 1
+
+    def share(self) -> bytes:
+        """The secrets (blinding and nonces) for a party who knows the values, so that it can prove
+        about the same commitment. Takes one opening, which that party then has.
+        """
+        self.spend()
+        c = self.commitment
+        blinding = np.ascontiguousarray(self.tableau.rows[:, c.code.row :], dtype="<u8")
+        return blinding.tobytes() + np.ascontiguousarray(self.tableau.nonces).tobytes()
+
+    @staticmethod
+    def secrets_size(commitment: Commitment) -> int:
+        """The number of bytes that ``share`` gives."""
+        layout = commitment.layout
+        return 8 * layout.rows * layout.code.blinding + merkle.NONCE * layout.code.length
+
+    @classmethod
+    def from_secrets(cls, tree: Any, commitment: Commitment, secrets: bytes) -> Sealed:
+        """The sealed value of a known pytree, from what ``share`` gave; one opening.
+
+        Raises:
+          SealError: value, secrets and commitment do not belong together.
+        """
+        import jax
+
+        leaves, treedef = jax.tree_util.tree_flatten(tree)
+        if len(secrets) != cls.secrets_size(commitment):
+            raise SealError("the secrets of this commitment have another size")
+        layout = commitment.layout
+        split = 8 * layout.rows * layout.code.blinding
+        blinding = np.frombuffer(secrets[:split], "<u8").astype(np.uint64)
+        if blinding.size and blinding.max() >= gl.P:
+            raise SealError("the blinding has an element that is not canonical")
+        rows = layout.matrix([np.asarray(x).astype(np.float64) for x in leaves])
+        rows = np.concatenate([rows, blinding.reshape(layout.rows, -1)], axis=1)
+        nonces = np.frombuffer(secrets[split:], np.uint8).reshape(-1, merkle.NONCE)
+        tableau = Tableau(rows, commitment.code.log_length, nonces)
+        if tableau.root != commitment.root:
+            raise SealError("the values and secrets do not give this commitment")
+        return cls(leaves, treedef, commitment, tableau, 1)
 
     def save(self, path: str | Path) -> None:
         """Write data, blinding and nonces to ``path`` and the openings left to

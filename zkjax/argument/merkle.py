@@ -8,6 +8,7 @@ import numpy as np
 
 from zkjax.errors import VerificationError
 
+NONCE = 32  # bytes
 LEAF, NODE = b"zkj.leaf", b"zkj.node"
 
 

@@ -37,8 +37,8 @@ class Tableau:
     @classmethod
     def fresh(cls, rows: np.ndarray, log_length: int, entropy: Entropy) -> Tableau:
         """Commit rows that already carry their blinding, with new nonces."""
-        nonces = np.frombuffer(entropy.bytes(32 << log_length), dtype=np.uint8)
-        return cls(rows, log_length, nonces.reshape(-1, 32))
+        nonces = np.frombuffer(entropy.bytes(merkle.NONCE << log_length), dtype=np.uint8)
+        return cls(rows, log_length, nonces.reshape(-1, merkle.NONCE))
 
     def columns(self, indices: np.ndarray) -> np.ndarray:
         """(t, m): the opened columns."""

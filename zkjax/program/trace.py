@@ -75,9 +75,12 @@ class Traced:
 
 @dataclass(frozen=True)
 class Private:
-    """Stands for a sealed argument in ``trace``: only shapes and types are used."""
+    """Stands for a sealed argument in ``trace``: only shapes and types are used. ``ranged`` says
+    that its commitment has a range proof.
+    """
 
     tree: Any
+    ranged: bool = False
 
 
 _CACHE: dict = {}
@@ -91,8 +94,11 @@ def argument_leaves(args):
     group = 0
     for position, arg in enumerate(args):
         sealed = isinstance(arg, Sealed | Commitment | Private)
-        commitment = arg.commitment if isinstance(arg, Sealed) else arg
-        has_range_proof = getattr(commitment, "range_proof", None) is not None
+        if isinstance(arg, Private):
+            has_range_proof = arg.ranged
+        else:
+            commitment = arg.commitment if isinstance(arg, Sealed) else arg
+            has_range_proof = sealed and commitment.range_proof is not None
         if isinstance(arg, Commitment):
             leaves = [
                 jax.ShapeDtypeStruct(s, np.dtype(d))
@@ -117,7 +123,7 @@ def argument_leaves(args):
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
             groups.append(group if sealed else -1)
             names.append(f"{position}{jax.tree_util.keystr(path)}")
-            ranged.append(sealed and has_range_proof)
+            ranged.append(has_range_proof)
         trees.append(treedef)
         group += sealed
     return shapes, groups, names, ranged, trees

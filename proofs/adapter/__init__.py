@@ -1,0 +1,37 @@
+"""Check a LoRA adapter between two parties that do not trust each other.
+
+A contributor owns a private adapter, a user owns a base model and prompts. They run the model
+together, and the contributor proves that everything it answered came from the adapter it had
+committed to. ``docs/adapter-protocol.md`` is the protocol.
+
+    contributor = adapter.Contributor(sealed, manifest)
+    with adapter.Session(config, base, {"alice": contributor.connect()}) as session:
+        logits = session.score(tokens)
+        record = session.finish()              # raises VerificationError naming the contributor
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_HOMES = {
+    "Contributor": "contributor",
+    "Leakage": "leakage",
+    "Limits": "limits",
+    "Manifest": "manifest",
+    "Record": "record",
+    "Session": "session",
+    "connect": "network",
+    "commit_adapter": "contributor",
+    "serve": "network",
+    "verify_inference": "inference",
+    "verify_session": "record",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

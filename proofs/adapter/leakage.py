@@ -1,0 +1,120 @@
+"""How much of an adapter its users could have learned from the answers.
+
+Every answered activation x reveals A and B on one more direction. The owner counts, for each layer
+and input group, the dimension of the space spanned by all activations that were ever answered; in
+all dimensions, B A is known. Two counts are kept: the number of tokens, which bounds the dimension,
+and the numerical rank, which is the dimension unless the memory for it is used up; from then on
+every token counts as a new direction. Both only grow, over all sessions and restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+from zkjax.proofs.adapter.manifest import Manifest
+
+from zkjax.errors import SessionError
+from zkjax.files import write_atomically
+
+TOLERANCE = 1e-8  # of a residual's norm, relative to the activation's
+DEFAULT_FRACTION = 0.5
+
+
+class Leakage:
+    """Counts queried dimensions and refuses queries beyond ``max_fraction`` of the input size."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        max_fraction: float = DEFAULT_FRACTION,
+        path: Path | None = None,
+        memory_bytes: int = 256 << 20,
+    ):
+        if not 0 < max_fraction <= 1:
+            raise ValueError("max_fraction must be above 0 and at most 1")
+        self.max_fraction, self.path = max_fraction, path
+        self._size = {g: manifest.inputs(g) for g in manifest.groups()}
+        keys = [(layer, g) for layer in manifest.layers for g in self._size]
+        self._tokens = dict.fromkeys(keys, 0)
+        self._earlier = dict.fromkeys(keys, 0)
+        self._basis = {key: np.zeros((0, self._size[key[1]])) for key in keys}
+        self._room = memory_bytes
+        self._uncounted = dict.fromkeys(keys, 0)
+        self._lock = threading.Lock()
+        if path is not None and path.exists():
+            saved = json.loads(path.read_text())
+            for layer, group in keys:
+                entry = saved[f"{layer}/{group}"]
+                self._tokens[layer, group] = int(entry["tokens"])
+                self._earlier[layer, group] = int(entry["dimension"])
+
+    def dimension(self, layer: int, group: str) -> int:
+        """Directions that have been answered at a site, at most the input size."""
+        key = layer, group
+        known = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
+        return min(known, self._size[group])
+
+    def admit(self, layer: int, group: str, x: np.ndarray) -> None:
+        """Count the activations (tokens, inputs) of one query; SessionError("leakage") beyond the
+        limit, and then nothing is counted and nothing may be answered.
+        """
+        key, size = (layer, group), self._size[group]
+        allowed = int(self.max_fraction * size)
+        with self._lock:
+            new = self._new_directions(key, x.astype(np.float64))
+            stored = new[: max(0, self._room // (8 * size))]
+            before = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
+            after = min(before + len(new), size)
+            if after > allowed:
+                raise SessionError(
+                    "leakage",
+                    f"layer {layer} {group}: {after} of {size} directions would be known; "
+                    f"the owner allows {allowed}",
+                )
+            self._room -= stored.nbytes
+            self._basis[key] = np.concatenate([self._basis[key], stored])
+            self._uncounted[key] += len(new) - len(stored)
+            self._tokens[key] += len(x)
+
+    def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
+        """Orthonormal directions of x outside the counted space (all rows once memory is full)."""
+        if self._uncounted[key]:
+            return x
+        basis, norms = self._basis[key], np.linalg.norm(x, axis=1)
+        rest = x[norms > 0]
+        scale = norms[norms > 0][:, None]
+        rest = rest / scale
+        for _ in range(2):  # the second pass removes what rounding left
+            rest = rest - (rest @ basis.T) @ basis
+        if not len(rest):
+            return rest
+        _, values, directions = np.linalg.svd(rest, full_matrices=False)
+        directions = directions[values > TOLERANCE * np.sqrt(len(rest))]
+        return directions[: max(0, x.shape[1] - len(basis))]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """For each site: tokens answered, dimension, input size, and the fraction known."""
+        out = {}
+        for (layer, group), tokens in self._tokens.items():
+            size, dimension = self._size[group], self.dimension(layer, group)
+            out[f"{layer}/{group}"] = {
+                "tokens": tokens,
+                "dimension": dimension,
+                "size": size,
+                "fraction": dimension / size,
+            }
+        return out
+
+    def worst(self) -> float:
+        """The largest fraction over all sites."""
+        return max(entry["fraction"] for entry in self.summary().values())
+
+    def save(self) -> None:
+        """Keep the counts for the next run of the server."""
+        if self.path is not None:
+            with self._lock:
+                data = json.dumps(self.summary(), indent=1).encode()
+            write_atomically(self.path, data, private=True)

@@ -1,0 +1,175 @@
+"""The manifest: everything about an adapter that is public, pinned before the first activation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
+
+from zkjax.errors import SessionError
+from zkjax.proof import Commitment
+
+MAX_BYTES = 1 << 16
+STORED = {"int16": 12, "int32": 24}  # dtype of stored weights -> fraction bits
+ACTIVATION_FRACTION = 11
+WEIGHT_FRACTION = 12
+PRODUCT_FRACTION = ACTIVATION_FRACTION + WEIGHT_FRACTION
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A committed LoRA adapter.
+
+    Attributes:
+      layers: the adapted layers of the base model, increasing.
+      targets: the adapted linear layers with their (inputs, outputs), in ``TARGETS`` order.
+      r: the rank.
+      log2_scale: alpha / r is 2 to this power; another ratio is folded into B when committing.
+      dtype: of the stored weights: int16 with 12 fraction bits or int32 with 24.
+      statement: the digest of the statement about one token; the same family of statements is
+        proved about a whole session (see ``statement.make_deltas``).
+      commitment: the commitment to {target: {"a": (layers, inputs, r), "b": (layers, r, outputs)}}.
+    """
+
+    layers: tuple[int, ...]
+    targets: dict[str, tuple[int, int]]
+    r: int
+    log2_scale: int
+    dtype: str
+    statement: str
+    commitment: Commitment
+
+    @property
+    def scale(self) -> float:
+        return 2.0**self.log2_scale
+
+    @property
+    def parameters(self) -> int:
+        return len(self.layers) * self.r * sum(i + o for i, o in self.targets.values())
+
+    @property
+    def modules(self) -> int:
+        return len(self.layers) * len(self.targets)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The input groups that this adapter reads, with its targets in each."""
+        mine = {g: tuple(t for t in ts if t in self.targets) for g, ts in INPUT_GROUPS.items()}
+        return {g: ts for g, ts in mine.items() if ts}
+
+    def inputs(self, group: str) -> int:
+        """The size of the activation that a group reads."""
+        return self.targets[self.groups()[group][0]][0]
+
+    def outputs(self, group: str) -> int:
+        """The sizes of a group's deltas, added up."""
+        return sum(self.targets[t][1] for t in self.groups()[group])
+
+    def split(self, group: str, deltas: np.ndarray) -> dict[str, np.ndarray]:
+        """The side-by-side deltas of an answer, by target."""
+        sizes = [self.targets[t][1] for t in self.groups()[group]]
+        parts = np.split(deltas, np.cumsum(sizes)[:-1], axis=-1)
+        return dict(zip(self.groups()[group], parts, strict=True))
+
+    def structure(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Shapes of the committed pytree."""
+        n = len(self.layers)
+        return {
+            t: {"a": (n, inputs, self.r), "b": (n, self.r, outputs)}
+            for t, (inputs, outputs) in self.targets.items()
+        }
+
+    def leaves(self) -> Iterator[tuple[int, ...]]:
+        """The shapes in the order of the commitment (sorted keys, as JAX flattens dicts)."""
+        for _, parts in sorted(self.structure().items()):
+            yield from (parts["a"], parts["b"])
+
+    def encode(self) -> bytes:
+        """Canonical JSON, without the range proof."""
+        data: dict[str, Any] = {
+            "layers": list(self.layers),
+            "targets": {t: list(shape) for t, shape in self.targets.items()},
+            "r": self.r,
+            "log2_scale": self.log2_scale,
+            "dtype": self.dtype,
+            "statement": self.statement,
+            "commitment": self.commitment.identity(),
+        }
+        return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.blake2s(self.encode(), person=b"zkj.mnft").digest()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Read a manifest; SessionError("manifest") on anything but a canonical one."""
+        try:
+            if len(data) > MAX_BYTES:
+                raise ValueError("too long")
+            raw = json.loads(data)
+            commitment = Commitment.from_json(raw["commitment"])
+            manifest = cls(
+                tuple(raw["layers"]),
+                {t: (raw["targets"][t][0], raw["targets"][t][1]) for t in TARGETS
+                 if t in raw["targets"]},
+                raw["r"],
+                raw["log2_scale"],
+                raw["dtype"],
+                raw["statement"],
+                commitment,
+            )  # fmt: skip
+            manifest.check()
+            if manifest.encode() != data:
+                raise ValueError("not canonical")
+        except SessionError:
+            raise
+        except Exception as error:  # whatever the bytes were
+            raise SessionError("manifest", f"malformed ({error})") from None
+        return manifest
+
+    def check(self) -> None:
+        """SessionError("manifest") names a field that is out of range or contradicts others."""
+
+        def require(condition: bool, what: str) -> None:
+            if not condition:
+                raise SessionError("manifest", what)
+
+        def numbers(values, low: int, high: int) -> bool:
+            return all(type(v) is int and low <= v < high for v in values)
+
+        require(numbers(self.layers, 0, 1 << 12) and len(self.layers) > 0, "layers")
+        require(list(self.layers) == sorted(set(self.layers)), "layers are not increasing")
+        require(len(self.targets) > 0, "no targets")
+        require(all(numbers(s, 1, 1 << 20) for s in self.targets.values()), "shapes of targets")
+        for group, targets in self.groups().items():
+            require(len({self.targets[t][0] for t in targets}) == 1, f"inputs of {group} differ")
+        require(numbers([self.r], 1, 1 << 12), "r")
+        require(numbers([self.log2_scale], -8, 9), "log2_scale")
+        require(self.dtype in STORED, "dtype")
+        require(len(bytes.fromhex(self.statement)) == 32, "statement digest")
+        require(self.commitment.shapes == tuple(self.leaves()), "the commitment has other shapes")
+        require(set(self.commitment.dtypes) == {self.dtype}, "the commitment has another dtype")
+
+    def require_base(self, config: LlamaConfig) -> None:
+        """The adapter must fit a base model; SessionError("manifest") says what does not."""
+        for target, shape in self.targets.items():
+            if config.projection_shape(target) != shape:
+                raise SessionError(
+                    "manifest",
+                    f"the adapter's {target} is {shape[0]} -> {shape[1]}, the base model's "
+                    f"{config.projection_shape(target)}",
+                )
+        if self.layers[-1] >= config.num_hidden_layers:
+            raise SessionError("manifest", f"the base model has no layer {self.layers[-1]}")
+
+
+def dyadic_scale(scale: float) -> int | None:
+    """log2 of a scale if it is a power of two that a manifest can hold."""
+    mantissa, exponent = math.frexp(scale)
+    return exponent - 1 if mantissa == 0.5 and -8 <= exponent - 1 <= 8 else None

@@ -1,0 +1,165 @@
+"""The user's view of one contributor: pin its adapter, exchange activations, check its proof."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from dataclasses import replace
+
+import numpy as np
+from zkjax.models.config import LlamaConfig
+from zkjax.proofs.adapter import frames
+from zkjax.proofs.adapter.channel import Channel
+from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.manifest import Manifest
+from zkjax.proofs.adapter.record import Digest, Record
+from zkjax.proofs.adapter.statement import one_token_digest
+
+from zkjax.argument.budget import PROFILES
+from zkjax.errors import SessionError, VerificationError, ZkjaxError
+from zkjax.verify import verify_ranges
+
+
+class Peer:
+    """One contributor, from the offer to the verified proof.
+
+    Args:
+      name: what errors call this contributor.
+      commitment: the root (hex) that the adapter's commitment must have, if it is known before.
+      least: the least security profile accepted.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        name: str,
+        *,
+        commitment: str | None = None,
+        least: str = "s100",
+        limits: Limits | None = None,
+    ):
+        self.channel, self.name, self.least = channel, name, least
+        self.limits = limits or Limits()
+        self._sent = self._received = 0
+        self._digest = Digest()
+        try:
+            self._send(frames.Hello(secrets.token_bytes(32), least))
+            offer = self._expect(frames.Offer)
+            self.manifest = self._pinned(offer, commitment)
+            self.record = Record(self.manifest, self.limits.session_bytes)
+            self._send(frames.Accept(self.manifest.digest))
+        except ZkjaxError as error:
+            self.abandon()
+            raise self._named(error) from error
+
+    def require_base(self, config: LlamaConfig) -> None:
+        """SessionError("manifest") if the adapter does not fit this base model."""
+        try:
+            self.manifest.require_base(config)
+        except SessionError as error:
+            self.abandon()
+            raise self._named(error) from error
+
+    def deltas(self, layer: int, group: str, x: np.ndarray) -> dict[str, np.ndarray]:
+        """{target: (tokens, outputs)} int32 for activations (tokens, inputs) int16."""
+        try:
+            step = self._tokens_per_frame(group)
+            parts = [self._exchange(layer, group, part) for part in split_rows(x, step)]
+        except ZkjaxError as error:
+            self.abandon()
+            raise self._named(error) from error
+        return self.manifest.split(group, np.concatenate(parts))
+
+    def finish(self) -> Record:
+        """Ask for the proof and check it against what was sent and received."""
+
+        def check(body: bytes) -> None:
+            self.record.verify(body, self.least)
+
+        return self._finish(frames.Finish(self._digest.value), check)
+
+    def finish_sealed(self, commitments, shared: bytes, check) -> Record:
+        """The same for sealed activations and deltas; ``check`` verifies the messages."""
+        data = json.dumps([c.identity() for c in commitments], sort_keys=True).encode()
+        return self._finish(frames.FinishSealed(self._digest.value, data, shared), check)
+
+    def _finish(self, request: frames.Frame, check) -> Record:
+        try:
+            _ = self.record.tokens
+            self._send(request)
+            check(self._expect(frames.ProofFrame, self.limits.proof_seconds).body)
+            self._send(frames.Done())
+        except VerificationError as error:
+            self.abandon("proof", f"rejected: {error.check}")
+            raise self._named(error) from error
+        except ZkjaxError as error:
+            self.abandon()
+            raise self._named(error) from error
+        self.channel.close()
+        return self.record
+
+    def abandon(self, check: str = "", detail: str = "") -> None:
+        """End the session; with a reason, the contributor hears it."""
+        if check:
+            with contextlib.suppress(SessionError):
+                self._send(frames.Refusal(check, detail))
+        self.channel.close()
+
+    def _exchange(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
+        self.record.room(group, len(x))
+        self._send(frames.Query(layer, group, x))
+        answer = self._expect(frames.Answer)
+        if (answer.layer, answer.group) != (layer, group):
+            raise SessionError("answer", f"it is for layer {answer.layer} {answer.group}")
+        if answer.deltas.shape != (len(x), self.manifest.outputs(group)):
+            raise SessionError("answer", f"deltas of shape {answer.deltas.shape}")
+        self.record.add(layer, group, x, answer.deltas)
+        return answer.deltas
+
+    def _tokens_per_frame(self, group: str) -> int:
+        widest = max(2 * self.manifest.inputs(group), 4 * self.manifest.outputs(group))
+        return max(1, (self.limits.frame_bytes - 64) // widest)
+
+    def _pinned(self, offer: frames.Offer, commitment: str | None) -> Manifest:
+        manifest = Manifest.decode(offer.manifest)
+        root = manifest.commitment.root.hex()
+        if commitment is not None and root != commitment.lower().removeprefix("0x"):
+            raise SessionError("manifest", f"the adapter offered has the commitment {root}")
+        profile = manifest.commitment.profile
+        if PROFILES[profile].bits < PROFILES[self.least].bits:
+            raise SessionError("profile", f"the adapter is committed with {profile}")
+        if manifest.statement != one_token_digest(manifest):
+            raise SessionError("manifest", "the contributor would prove another statement")
+        with_proof = replace(manifest.commitment, range_proof=offer.range_proof)
+        verify_ranges(with_proof)
+        return replace(manifest, commitment=with_proof)
+
+    def _send(self, frame: frames.Frame) -> None:
+        data = frames.encode(frame, self._sent)
+        self._sent += 1
+        self._digest.update(data)
+        self.channel.send(data)
+
+    def _expect(self, kind: type, seconds: float | None = None):
+        data = self.channel.receive(seconds or self.limits.idle_seconds)
+        frame = frames.decode(data, self._received, self.limits.frame_bytes)
+        self._received += 1
+        self._digest.update(data)
+        if isinstance(frame, frames.Refusal):
+            raise SessionError("refused", f"{frame.check}: {frame.detail}")
+        if not isinstance(frame, kind):
+            raise SessionError("frame", f"{type(frame).__name__} is out of turn")
+        return frame
+
+    def _named(self, error: ZkjaxError) -> ZkjaxError:
+        """The same error, naming this contributor."""
+        if isinstance(error, SessionError):
+            return SessionError(error.check, error.detail, self.name)
+        if isinstance(error, VerificationError):
+            return VerificationError(error.check, f"{self.name}: {error.detail}")
+        return type(error)(f"{self.name}: {error}")
+
+
+def split_rows(x: np.ndarray, step: int) -> list[np.ndarray]:
+    return [x[i : i + step] for i in range(0, len(x), step)]

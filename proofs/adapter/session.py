@@ -1,0 +1,153 @@
+"""The user's session: a base model run together with one or more contributors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from zkjax.models.config import LlamaConfig
+from zkjax.models.llama import Cache, mean_loss, no_deltas
+from zkjax.proofs.adapter.channel import Channel
+from zkjax.proofs.adapter.manifest import ACTIVATION_FRACTION, PRODUCT_FRACTION
+from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.record import Record
+from zkjax.proofs.adapter.statement import NUMERICS
+from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
+
+from zkjax import fixed
+from zkjax._compat import x64
+
+
+class Session:
+    """Runs a LLaMA with adapters that stay with their owners. Deltas of one site are added.
+
+    Args:
+      config, base: the model and its stored weights (int16 with 12 fraction bits).
+      channels: {name: channel} of the contributors; the name appears in errors.
+      commitments: {name: hex root} of adapters whose commitment is known beforehand.
+      progress: called with "layer i of n" and the like.
+
+    The methods return fixed-point values as float64, equal bit for bit to a local run with the
+    same adapters. Close the session with ``finish``; as a context manager it is abandoned if
+    anything fails.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        base: Any,
+        channels: Mapping[str, Channel],
+        *,
+        commitments: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] = lambda message: None,
+        **options: Any,
+    ):
+        self.config, self.base, self.progress = config, base, progress
+        self.peers: list[Peer] = []
+        with x64():
+            self._model = bind(config, _decoded(base))
+        try:
+            for name, channel in channels.items():
+                progress(f"pin {name}")
+                pinned = (commitments or {}).get(name)
+                self.peers.append(Peer(channel, name, commitment=pinned, **options))
+                self.peers[-1].require_base(config)
+        except BaseException:
+            self.close()
+            for channel in channels.values():
+                channel.close()
+            raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave all contributors."""
+        for peer in self.peers:
+            peer.abandon()
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Logits (batch, length, vocabulary) of tokens (batch, length) with the adapters."""
+        return self._run(tokens, None)[0]
+
+    def base_score(self, tokens: np.ndarray) -> np.ndarray:
+        """The same without any adapter; nothing is sent."""
+        with x64():
+            return np.asarray(self._model.run(jnp.asarray(tokens), NUMERICS)[0])
+
+    def generate(self, tokens: np.ndarray, steps: int) -> np.ndarray:
+        """Greedy continuation: tokens (batch, length + steps); each token is sent once."""
+        tokens = np.asarray(tokens)
+        with x64():
+            cache = self._model.empty_cache(len(tokens), tokens.shape[1] + steps)
+        new = tokens
+        for i in range(steps):
+            self.progress(f"token {i + 1} of {steps}")
+            logits, cache = self._run(new, cache)
+            new = np.argmax(logits[:, -1:], axis=-1).astype(tokens.dtype)
+            tokens = np.concatenate([tokens, new], axis=1)
+        return tokens
+
+    def finish(self) -> dict[str, Record]:
+        """Have every contributor prove its answers, and check the proofs.
+
+        Returns:
+          the verified records by name; ``Record.save`` keeps one.
+        Raises:
+          VerificationError, SessionError: naming the contributor.
+        """
+        records = {}
+        for peer in self.peers:
+            self.progress(f"prove {peer.name}")
+            records[peer.name] = peer.finish()
+        return records
+
+    def _run(self, tokens, cache: Cache | None) -> tuple[np.ndarray, Cache | None]:
+        with x64():
+            logits, _, cache = self._model.run(
+                jnp.asarray(tokens),
+                NUMERICS,
+                self._deltas_of,
+                np.arange(self.config.num_hidden_layers),
+                scan=False,
+                cache=cache,
+            )
+            return np.asarray(logits), cache
+
+    def _deltas_of(self, layer) -> Callable:
+        index = int(layer)
+        self.progress(f"layer {index + 1} of {self.config.num_hidden_layers}")
+        mine = [p for p in self.peers if index in p.manifest.layers]
+        return (lambda group, x: self._ask(mine, index, group, x)) if mine else no_deltas
+
+    def _ask(self, peers: list[Peer], layer: int, group: str, x) -> dict[str, Any]:
+        values = np.asarray(x) * 2.0**ACTIVATION_FRACTION
+        stored = values.reshape(-1, values.shape[-1]).astype(np.int16)
+        total: dict[str, Any] = {}
+        for peer in peers:
+            if group not in peer.manifest.groups():
+                continue
+            fraction = PRODUCT_FRACTION - peer.manifest.log2_scale
+            for target, delta in peer.deltas(layer, group, stored).items():
+                shape = (*values.shape[:-1], delta.shape[-1])
+                real = delta.reshape(shape) * 2.0**-fraction
+                total[target] = total[target] + real if target in total else real
+        return total
+
+
+def _decoded(base: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda w: np.asarray(w) * 2.0**-WEIGHT_FRACTION, base)
+
+
+def loss_of(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Mean cross-entropy in fixed point, rounded to 16 fraction bits as in fine-tuning proofs."""
+    with x64():
+        loss = mean_loss(jnp.asarray(logits), jnp.asarray(targets), NUMERICS)
+        return float(fixed.encode(loss, LOSS_FRACTION)) * 2.0**-LOSS_FRACTION
