@@ -163,29 +163,16 @@ def compare_with_jax(ports: list[Port], outputs, expected) -> None:
 
 
 def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:
-    """The output pytree, every sealed subtree replaced by its ``Sealed`` value."""
-    full = traced.out_tree.unflatten(list(range(len(leaves))))
+    """The output pytree, every subtree that ``sealed_outputs`` marks replaced by its ``Sealed``."""
+    full = traced.out_tree.unflatten(range(len(leaves)))
 
-    def numbers(tree) -> list[int]:
-        return jax.tree_util.tree_leaves(tree)
+    def pick(sealed: bool, tree):
+        inside, structure = jax.tree_util.tree_flatten(tree)
+        if sealed and inside:
+            return leaves[inside[0]].with_structure(structure)
+        return structure.unflatten([leaves[i] for i in inside])
 
-    def is_sealed(tree) -> bool:
-        inside = numbers(tree)
-        groups = {traced.sealed_outputs[i] for i in inside}
-        if len(groups) != 1 or -1 in groups:
-            return False
-        return inside == [i for i, g in enumerate(traced.sealed_outputs) if g in groups]
-
-    def pick(tree):
-        inside = numbers(tree)
-        if not inside:
-            return tree
-        leaf = leaves[inside[0]]
-        if isinstance(leaf, Sealed):
-            return leaf.with_structure(jax.tree_util.tree_structure(tree))
-        return leaf
-
-    return jax.tree_util.tree_map(pick, full, is_leaf=is_sealed)
+    return jax.tree_util.tree_map(pick, traced.sealed_prefix, full)
 
 
 def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[Sealed]:

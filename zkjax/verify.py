@@ -96,6 +96,12 @@ def verify_ranges(commitment: Commitment) -> None:
         raise VerificationError("range proof", str(error)) from error
 
 
+def require_profile(name: str, least: str) -> None:
+    """VerificationError unless the profile ``name`` gives the security of ``least``."""
+    if name not in PROFILES or PROFILES[name].bits < profile_named(least).bits:
+        raise VerificationError("profile", f"the proof is of profile {name!r}, asked for {least!r}")
+
+
 def verify(
     statement: Statement | Callable,
     *,
@@ -118,11 +124,7 @@ def verify(
     """
 
     def check(*args, proof: Proof):
-        least = profile_named(profile)
-        if proof.profile not in PROFILES or PROFILES[proof.profile].bits < least.bits:
-            raise VerificationError(
-                "profile", f"the proof is of profile {proof.profile!r}, asked for {profile!r}"
-            )
+        require_profile(proof.profile, profile)
         if isinstance(statement, Statement):
             checked, unflatten = statement, list
             arrays, commitments = bind_arguments(statement, args)

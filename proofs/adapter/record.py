@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from zkjax.proofs.adapter.manifest import STORED, Manifest
+from zkjax.proofs.adapter.statement import example, make_deltas
 
 import zkjax
 from zkjax.errors import SessionError, StatementError
 from zkjax.files import write_atomically
+from zkjax.program.trace import trace_call
+from zkjax.verify import require_profile, verify_statement
 
 FILES = ("manifest.json", "range.zkp", "record.safetensors", "proof.zkp")
 
@@ -73,32 +77,19 @@ class Record:
             out |= self.manifest.split(group, self._stacked(self._deltas, group))
         return {t: np.ascontiguousarray(v) for t, v in out.items()}
 
-    def traced(self):
-        """The statement about this session, and its arguments."""
-        from zkjax.proofs.adapter.statement import example, make_deltas
-
-        commitment = self.manifest.commitment.like(example(self.manifest))
-        function = make_deltas(STORED[self.manifest.dtype])
-        return function, (commitment, self.xs)
-
     def verify(self, body: bytes, least: str = "s100") -> None:
         """Check a contributor's proof against this record alone; VerificationError otherwise."""
+        manifest = self.manifest
+        require_profile(manifest.commitment.profile, least)
         _ = self.tokens
-        function, args = self.traced()
-        statement = zkjax.trace(function)(*args)
-        # All claims come from this record; the proof brings nothing but its messages.
-        inputs = self.xs
-        outputs = {t: v.astype(np.int64) for t, v in self.deltas.items()}
-        claims = zkjax.Claims(
-            statement.digest,
-            self.manifest.commitment.profile,
-            dict(zip(public_ports(statement.program.inputs), sorted_values(inputs), strict=True)),
-            dict(zip(public_ports(statement.program.outputs), sorted_values(outputs), strict=True)),
-            [self.manifest.commitment],
-            [],
+        args = (manifest.commitment.like(example(manifest)), self.xs)
+        traced = trace_call(make_deltas(STORED[manifest.dtype]), args)
+        deltas = self.deltas
+        claims = traced.claims(
+            args, manifest.commitment.profile, [deltas[t] for t in sorted(deltas)]
         )
         proof = zkjax.Proof(claims, body)
-        zkjax.verify(function, profile=least)(*args, proof=proof)
+        verify_statement(traced.statement, proof)
         self.proof = proof
 
     def save(self, folder: str | Path) -> None:
@@ -119,8 +110,6 @@ class Record:
     @classmethod
     def load(cls, folder: str | Path) -> tuple[Record, bytes]:
         """A saved record and its proof's messages, not yet verified."""
-        from dataclasses import replace
-
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -155,15 +144,6 @@ class Record:
             for i, layer in enumerate(manifest.layers):
                 record.add(layer, group, x[i], np.concatenate([d[i] for d in deltas], axis=1))
         return record, body
-
-
-def public_ports(ports) -> list[int]:
-    return [i for i, p in enumerate(ports) if not p.sealed]
-
-
-def sorted_values(tree: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Leaves of a flat dict in the order of JAX."""
-    return [tree[k] for k in sorted(tree)]
 
 
 class Digest:

@@ -13,11 +13,10 @@ from typing import Annotated
 
 import typer
 
-from zkjax.argument.budget import PROFILES
 from zkjax.cli import show
 from zkjax.cli.bundle import UnusableInput, load_bundle
 from zkjax.errors import VerificationError, ZkjaxError
-from zkjax.verify import verify_statement
+from zkjax.verify import require_profile, verify_statement
 
 ACCEPTED, REJECTED, UNUSABLE = 0, 1, 2
 EXTRAS = {"flax", "matplotlib", "optax", "safetensors"}
@@ -68,7 +67,7 @@ def verify(
             raise VerificationError(
                 "statement", f"the files are about {bundle.statement.digest.hex()}"
             )
-        _require_profile(bundle.claims.profile, profile.value)
+        require_profile(bundle.claims.profile, profile.value)
         budget = verify_statement(bundle.statement, bundle.proof())
         seconds = time.perf_counter() - start
         show.accepted(bundle, budget, seconds, compared=expected is not None)
@@ -136,13 +135,6 @@ def _digest(text: str | None) -> bytes | None:
     if len(digest) != 32:
         raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
     return digest
-
-
-def _require_profile(name: str, least: str) -> None:
-    if name not in PROFILES:
-        raise VerificationError("profile", f"unknown profile {name!r}")
-    if PROFILES[name].bits < PROFILES[least].bits:
-        raise VerificationError("profile", f"the proof is of profile {name}, asked for {least}")
 
 
 def _sentence(error: Exception) -> str:

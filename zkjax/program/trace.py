@@ -18,7 +18,7 @@ from zkjax.program.program import Port
 from zkjax.program.recording import record_carries
 from zkjax.program.statement import Statement
 from zkjax.program.tracing import Sym, Tracer
-from zkjax.proof import Commitment
+from zkjax.proof import Claims, Commitment
 from zkjax.seal import Sealed
 
 
@@ -30,7 +30,7 @@ class Traced:
     closed: Any
     carries: list[tuple[tuple[int, int], int]]  # (key of ``record_carries``, fraction bits)
     out_tree: Any
-    sealed_outputs: list[int]  # commitment number of each output leaf, -1 if public
+    sealed_prefix: Any  # ``sealed_outputs`` as given
     _jitted: Callable | None = field(default=None, repr=False)
 
     def run(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -71,6 +71,28 @@ class Traced:
                 arrays[index] = np.asarray(leaf)
                 index += 1
         return arrays, commitments
+
+    def claims(
+        self,
+        args,
+        profile: str,
+        outputs: Sequence[np.ndarray],
+        output_commitments: Sequence[Commitment] = (),
+    ) -> Claims:
+        """The claims of a call whose public outputs (in order) and commitments the caller knows.
+
+        With them a proof is its messages alone; nothing that it says about itself is believed.
+        """
+        program = self.statement.program
+        inputs, commitments = self.public_inputs(args)
+        public = [i for i, p in enumerate(program.outputs) if not p.sealed]
+        typed = {
+            i: np.asarray(x).astype(program.outputs[i].dtype)
+            for i, x in zip(public, outputs, strict=True)
+        }
+        return Claims(
+            self.statement.digest, profile, inputs, typed, commitments, list(output_commitments)
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +217,7 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
         out_ports.append(Port(sym.var, dtype, group, name))
     program, kept = b.finish(ports, out_ports)
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
-    return Traced(Statement(program), closed, carries, out_tree, out_groups)
+    return Traced(Statement(program), closed, carries, out_tree, sealed_outputs)
 
 
 def _output_groups(prefix: Any, out_tree) -> list[int]:
