@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zkjax.models.config import LoraConfig
+from zkjax.models.config import TARGETS, LoraConfig
+from zkjax.models.llama import Adapter
 
+from zkjax.errors import ZkjaxError
 from zkjax.files import write_atomically
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+WEIGHT_NAME = re.compile(
+    r"base_model\.model\.model\.layers\.(?P<layer>\d{1,4})\.(?:self_attn|mlp)\."
+    rf"(?P<target>{'|'.join(TARGETS)})\.lora_(?P<part>[AB])\.weight"
+)
+# Settings that change what an adapter computes, with the values that do not.
+PLAIN: dict[str, tuple] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "use_dora": (False,),
+    "fan_in_fan_out": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "modules_to_save": ([],),
+    "lora_bias": (False,),
+    "use_qalora": (False,),
+    "trainable_token_indices": (),
+    "alora_invocation_tokens": (),
+}
+
+
+class AdapterError(ZkjaxError):
+    """An adapter's files cannot be used."""
 
 
 def weight_name(layer: int, target: str, part: str) -> str:
@@ -47,3 +73,52 @@ def save_adapter(folder: str | Path, adapter: Any, lora: LoraConfig, base_name: 
     write_atomically(folder / "adapter_model.safetensors", save(tensors))
     text = json.dumps(config, indent=2, sort_keys=True)
     write_atomically(folder / "adapter_config.json", text.encode())
+
+
+def load_adapter(folder: str | Path) -> tuple[Any, tuple[int, ...], float]:
+    """Read a LoRA adapter for LLaMA's linear layers.
+
+    Returns:
+      the weights {target: {"a": (layers, inputs, r), "b": (layers, r, outputs)}} in float64, the
+      layers of the base model they belong to, and the scale of B A.
+    Raises:
+      AdapterError: the files are missing or malformed, or hold more than plain LoRA.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+        r, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise AdapterError(f"{folder} is not a PEFT adapter: {error!r}") from error
+    for name, plain in PLAIN.items():
+        if config.get(name) not in (None, *plain):
+            raise AdapterError(f"{name} = {config[name]!r} is not plain LoRA; retrain without it")
+    parts: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for name, value in tensors.items():
+        match = WEIGHT_NAME.fullmatch(name)
+        if match is None:
+            raise AdapterError(f"{name} is not a LoRA weight of a LLaMA linear layer")
+        if value.ndim != 2 or value.shape[0 if match["part"] == "A" else 1] != r:
+            raise AdapterError(f"{name} has shape {value.shape}, the rank is {r}")
+        key = match["target"], match["part"].lower()
+        parts.setdefault(key, {})[int(match["layer"])] = value.T.astype(np.float64)
+    layers = tuple(sorted({layer for by_layer in parts.values() for layer in by_layer}))
+    adapter: Adapter = {}
+    for target in TARGETS:
+        if (target, "a") not in parts and (target, "b") not in parts:
+            continue
+        adapter[target] = {}
+        for part in ("a", "b"):
+            by_layer = parts.get((target, part), {})
+            if set(by_layer) != set(layers):
+                raise AdapterError(f"{target}.lora_{part.upper()} is missing in some layers")
+            if len({x.shape for x in by_layer.values()}) != 1:
+                raise AdapterError(f"{target}.lora_{part.upper()} differs in shape between layers")
+            adapter[target][part] = np.stack([by_layer[layer] for layer in layers])
+    if not adapter:
+        raise AdapterError(f"{folder} holds no LoRA weights")
+    return adapter, layers, alpha / (math.sqrt(r) if config.get("use_rslora") else r)

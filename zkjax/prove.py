@@ -166,8 +166,9 @@ def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:
     """The output pytree, every subtree that ``sealed_outputs`` marks replaced by its ``Sealed``."""
     full = traced.out_tree.unflatten(range(len(leaves)))
 
-    def pick(sealed: bool, tree):
-        inside, structure = jax.tree_util.tree_flatten(tree)
+    def pick(sealed: bool, tree: Any) -> Any:
+        inside: list[int] = jax.tree_util.tree_leaves(tree)
+        structure: Any = jax.tree_util.tree_structure(tree)
         if sealed and inside:
             return leaves[inside[0]].with_structure(structure)
         return structure.unflatten([leaves[i] for i in inside])

@@ -102,6 +102,7 @@ class Contributor:
         self.limits = limits or Limits()
         self.leakage = leakage or Leakage(manifest)
         self.progress = progress
+        self.report: dict = {}  # figures of the last proof
         self._proving = threading.Lock()
         shift = STORED[manifest.dtype] - WEIGHT_FRACTION
         self._weights = {
@@ -138,6 +139,7 @@ class Contributor:
             outputs, proof = zkjax.prove(
                 function, profile=self.manifest.commitment.profile, progress=self.progress
             )(self.sealed, record.xs)
+            self.report = proof.report or {}
         given = record.deltas
         if any(not np.array_equal(outputs[t], given[t]) for t in given):
             raise SessionError("internal", "the answers are not what the statement computes")
@@ -150,6 +152,7 @@ class Contributor:
             _, proof = zkjax.prove(
                 function, profile=self.manifest.commitment.profile, progress=self.progress
             )(self.sealed, xs, deltas)
+            self.report = proof.report or {}
         return proof.body
 
 

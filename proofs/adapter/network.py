@@ -8,6 +8,7 @@ import datetime
 import hmac
 import ipaddress
 import secrets
+import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,12 +217,14 @@ def serve(
     """Serve until interrupted; ``ready`` is called with the port."""
 
     async def forever() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with serving(contributor, token, tls, host=host, port=port, report=report) as bound:
             ready(bound)
-            await asyncio.get_running_loop().create_future()
+            await stop.wait()
 
-    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(forever())
+    asyncio.run(forever())
 
 
 # Credentials ----------------------------------------------------------------------------------

@@ -7,27 +7,16 @@ proof is accepted, 1 it is rejected, 2 the input cannot be used.
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zkjax.cli import show
+from zkjax.cli import adapter, show
 from zkjax.cli.bundle import UnusableInput, load_bundle
-from zkjax.errors import VerificationError, ZkjaxError
+from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
+from zkjax.errors import VerificationError
 from zkjax.verify import require_profile, verify_statement
-
-ACCEPTED, REJECTED, UNUSABLE = 0, 1, 2
-EXTRAS = {"flax", "matplotlib", "optax", "safetensors"}
-
-
-class ProfileName(StrEnum):
-    """The security profiles, as the command line offers them."""
-
-    S100 = "s100"
-    S128 = "s128"
-
 
 app = typer.Typer(
     help="Zero-knowledge proofs of JAX programs.",
@@ -35,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(adapter.app, name="adapter")
 
 Target = Annotated[
     Path,
@@ -75,7 +66,7 @@ def verify(
         show.rejected(error)
         raise typer.Exit(REJECTED) from None
     except Exception as error:  # whatever a file holds, the answer is a sentence
-        show.unusable(_sentence(error))
+        show.unusable(sentence(error))
         raise typer.Exit(UNUSABLE) from None
 
 
@@ -88,11 +79,12 @@ def inspect(target: Target) -> None:
         show.unusable(f"the files do not fit together: {error}")
         raise typer.Exit(UNUSABLE) from None
     except Exception as error:
-        show.unusable(_sentence(error))
+        show.unusable(sentence(error))
         raise typer.Exit(UNUSABLE) from None
 
 
 @app.command()
+@answers("zkjax[models,plot]")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("out"),
     steps: Annotated[
@@ -103,24 +95,14 @@ def demo(
     ] = ProfileName.S100,
 ) -> None:
     """Fine-tune a small LLaMA with LoRA, prove the steps and verify the proofs."""
-    try:
-        from zkjax._compat import enable_kernel_cache
+    from zkjax._compat import enable_kernel_cache
 
-        enable_kernel_cache()
-        from zkjax.proofs.demo import run_demo
+    enable_kernel_cache()
+    from zkjax.proofs.demo import run_demo
 
-        out.mkdir(parents=True, exist_ok=True)
-        with show.Phases() as phases:
-            report = run_demo(out, steps, profile.value, phases)
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRAS:
-            raise
-        show.unusable(f"the demo needs {missing}: pip install 'zkjax[models,plot]'")
-        raise typer.Exit(UNUSABLE) from None
-    except (ZkjaxError, OSError) as error:
-        show.unusable(_sentence(error))
-        raise typer.Exit(UNUSABLE) from None
+    out.mkdir(parents=True, exist_ok=True)
+    with show.Phases() as phases:
+        report = run_demo(out, steps, profile.value, phases)
     show.demo_report(report, out)
 
 
@@ -135,9 +117,3 @@ def _digest(text: str | None) -> bytes | None:
     if len(digest) != 32:
         raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
     return digest
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ZkjaxError | OSError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -194,11 +194,14 @@ def _inspect_lookups(program: Program) -> None:
 
 
 class Phases:
-    """A line that names the current phase; on anything but a terminal, one line a phase."""
+    """A line that names the current phase; on anything but a terminal, one line a phase (of counted
+    ones, the first).
+    """
 
     def __init__(self):
         self._console = Console()
         self._progress = None
+        self._counted: set[str] = set()
         if self._console.is_terminal:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
@@ -216,8 +219,11 @@ class Phases:
     def __call__(self, name: str) -> None:
         if self._progress:
             self._progress.update(self._task, description=escape(clean(name)))
-        else:
+            return
+        kind = "".join(c for c in name if not c.isdigit())
+        if kind == name or kind not in self._counted:
             line(name)
+            self._counted.add(kind)
 
 
 _ROWS = (
@@ -249,3 +255,43 @@ def demo_report(report: dict, out: Path) -> None:
     line("")
     line(f"Files are in {out}. Check the proof in a process of its own: zkjax verify {out}")
     line("Keep private/ and adapter/ to yourself: they hold what the proof hides.")
+
+
+# Adapter check ------------------------------------------------------------------------------
+
+
+def adapter_checked(report) -> None:
+    """What ``zkjax adapter check`` found (a ``proofs.adapter.check.Report``)."""
+    line("accepted", "bold green")
+    line(f"  loss without the adapter  {report.base_loss:.6f}")
+    line(f"  loss with the adapter     {report.loss:.6f}")
+    for name, record in report.records.items():
+        line(f"  {name}")
+        _adapter(record)
+    grid("Phases", ("", "time"), [(k, f"{v:.2f} s") for k, v in report.seconds.items()], (1,))
+    if report.text is not None:
+        line("")
+        line(f"text: {report.text.decode(errors='replace')!r}")
+    if report.sealed:
+        line("")
+        line("The kept files prove the loss to anyone, without prompt, activations or adapter.")
+
+
+def _adapter(record) -> None:
+    manifest = record.manifest
+    line(f"    commitment  {manifest.commitment.root.hex()}")
+    line(f"    adapter     {manifest.modules} modules, {manifest.parameters:,} parameters")
+    line(f"    checked     every delta of {record.tokens} tokens, {size(record.size)} exchanged")
+
+
+def adapter_verified(kept) -> None:
+    """What ``zkjax adapter verify`` says of a session or a sealed inference that holds."""
+    line("accepted", "bold green")
+    if hasattr(kept, "parts"):
+        line(f"  loss        {kept.real_loss:.6f}")
+        line(f"  prompt      private, commitment {kept.tokens.root.hex()}")
+        for part in kept.parts:
+            line(f"  adapter     commitment {part.manifest.commitment.root.hex()}")
+        line("Proved: the demo's base model with these adapters has this loss on the prompt.")
+    else:
+        _adapter(kept)

@@ -74,6 +74,7 @@ class Builder:
         self.constants: list[np.ndarray] = []
         self.lookups: list[tuple[int, Table, tuple[int, ...]]] = []  # (owner, table, vars)
         self.zeros: list[tuple[int, int]] = []  # (owner, var)
+        self.known_ranges: dict[int, tuple[int, int]] = {}
         self.carries = 0
         self.where = ""
         self._known: dict[bytes, int] = {}
@@ -282,10 +283,14 @@ class Builder:
         shifted = self.affine([(var, 1)], 1 << (bits - 1), bound=min(MAX_BOUND, 1 << bits))
         self.range_check(shifted, bits, owner, what)
 
-    def input(self, number: int, shape: Shape, dtype: str, name: str) -> int:
-        """The variable of an input; its range is known, not yet checked."""
+    def input(self, number: int, shape: Shape, dtype: str, name: str, known: bool = False) -> int:
+        """The variable of an input. ``known``: that it fits its dtype is checked outside the
+        program (a public value, or one with a range proof).
+        """
         low, high = DTYPE_RANGES[dtype]
         var = self.add("input", (), shape, max(-low, high), number)
+        if known:
+            self.known_ranges[var] = low, high
         self.notes[var] = f"input {name}"
         return var
 
@@ -335,7 +340,7 @@ class Builder:
         return live
 
     def _without_implied(self, relations: list[tuple[Table, tuple[int, ...]]]):
-        """Drop range checks that another kept lookup of the same value implies.
+        """Drop range checks that a known range or another kept lookup of the value implies.
 
         A lookup bounds its key to an interval; keys x + c are compared by x. Only plain ranges are
         dropped, and only for an interval inside theirs.
@@ -355,6 +360,10 @@ class Builder:
         for i, (table, _) in enumerate(relations):
             value, low, high = bounds[i]
             if table.width > 1:
+                continue
+            known = self.known_ranges.get(value)
+            if known and low <= known[0] and known[1] <= high:
+                dropped.add(i)
                 continue
             for j in by_value[value]:
                 inside = low <= bounds[j][1] and bounds[j][2] <= high

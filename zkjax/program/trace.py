@@ -190,8 +190,9 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
         inputs, ports = [], []
         for i, (shape, group, name) in enumerate(zip(shapes, groups, names, strict=True)):
             dtype = shape.dtype.name
-            var = b.input(i, shape.shape, dtype, name)
-            if group >= 0 and not ranged[i]:
+            known = group < 0 or ranged[i]
+            var = b.input(i, shape.shape, dtype, name, known)
+            if not known:
                 b.input_range_check(var, dtype, name)
             inputs.append(Sym(var, 0))
             ports.append(Port(var, dtype, group, name, ranged[i]))

@@ -1,0 +1,151 @@
+"""``zkjax adapter check`` as a function: score text with served adapters and check the proofs.
+
+The base model is the demo's, a byte-level LLaMA; its weights are public.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from zkjax.models.config import LlamaConfig
+from zkjax.models.data import batches, documentation
+from zkjax.models.pretrain import load_demo_base
+from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
+from zkjax.proofs.adapter.network import connect, read_token
+from zkjax.proofs.adapter.record import Record, verify_session
+from zkjax.proofs.adapter.session import Session, loss_of
+
+from zkjax.errors import SessionError, StatementError
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a contributor serves, and what the user knows about it beforehand."""
+
+    url: str
+    token: str
+    ca: Path | None
+    commitment: str | None
+
+
+@dataclass
+class Report:
+    """What a check found. Seconds are measured in this run."""
+
+    base_loss: float
+    loss: float
+    seconds: dict[str, float]
+    records: dict[str, Record] = field(default_factory=dict)
+    text: bytes | None = None
+    sealed: bool = False
+
+
+def servers(
+    urls: Sequence[str], tokens: Sequence[Path], cas: Sequence[Path], commitments: Sequence[str]
+) -> list[Server]:
+    """One server a URL; options given once hold for all."""
+
+    def spread(values: Sequence, name: str) -> list:
+        if len(values) not in (1, len(urls)) and values:
+            raise SessionError("options", f"{len(urls)} addresses but {len(values)} of {name}")
+        return list(values) * len(urls) if len(values) == 1 else list(values) or [None] * len(urls)
+
+    if len(set(urls)) != len(urls):
+        raise SessionError("options", "an address is named twice")
+    if len(commitments) not in (0, len(urls)):
+        raise SessionError("options", "name a commitment for every address, or none")
+    known = [read_token(path) for path in spread(tokens, "--token-file")]
+    rest = spread(cas, "--ca"), list(commitments) or [None] * len(urls)
+    return [Server(*each) for each in zip(urls, known, *rest, strict=True)]
+
+
+def sequences_of(path: Path | None, count: int, length: int) -> np.ndarray:
+    """(count, length + 1) byte tokens of a text; by default a sample of Python's documentation."""
+    if path is None:
+        return next(batches(documentation(), count, length, seed=1)).astype(np.int32)
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    need = count * (length + 1)
+    if len(data) < need:
+        raise StatementError(
+            f"{path} has {len(data)} bytes; {count} sequences of {length + 1} take {need}"
+        )
+    return data[:need].reshape(count, length + 1).astype(np.int32)
+
+
+def check_demo(
+    contributors: Sequence[Server],
+    tokens: np.ndarray,
+    *,
+    prompt: bytes | None = None,
+    steps: int = 0,
+    out: Path | None = None,
+    seal: bool = False,
+    least: str = "s100",
+    progress: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Score ``tokens`` with and without the adapters, and check the contributors' proofs.
+
+    Args:
+      prompt, steps: also continue this text by so many tokens.
+      out: where to keep the session: a folder a contributor, or with ``seal`` one inference that
+        third parties can verify.
+    """
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        start = clock()
+        result = call()
+        seconds[name] = clock() - start
+        return result
+
+    def opened() -> Session:
+        channels = {}
+        try:
+            for s in contributors:
+                channels[s.url] = connect(s.url, s.token, ca=s.ca)
+        except BaseException:
+            for channel in channels.values():
+                channel.close()
+            raise
+        pinned = {s.url: s.commitment for s in contributors if s.commitment}
+        return Session(
+            LlamaConfig(), base, channels, commitments=pinned, least=least, progress=progress
+        )
+
+    base = load_demo_base()
+    with timed("connect and pin", opened) as session:
+        targets = tokens[:, 1:]
+        base_loss = loss_of(session.base_score(tokens[:, :-1]), targets)
+        if seal:
+            inference: Inference = timed(
+                "score and prove", lambda: prove_inference(session, base, tokens)
+            )
+            inference.save(out)
+            loss = timed("verify", lambda: verify_inference(inference, least))
+            records = {p.name: p.record for p in session.peers}
+            return Report(base_loss, loss, seconds, records, sealed=True)
+        loss = loss_of(timed("score", lambda: session.score(tokens[:, :-1])), targets)
+        text = None
+        if prompt is not None:
+            start = np.frombuffer(prompt, np.uint8).astype(np.int32)[None]
+            text = bytes(timed("generate", lambda: session.generate(start, steps))[0].tolist())
+        records = timed("prove and verify", session.finish)
+    if out is not None:
+        for i, record in enumerate(records.values()):
+            record.save(out if len(records) == 1 else out / str(i))
+    return Report(base_loss, loss, seconds, records, text)
+
+
+def verify_kept(folder: Path, least: str = "s100") -> Record | Inference:
+    """Verify what ``check_demo`` kept: a session, or a sealed inference."""
+    if (folder / "inference.json").exists():
+        inference = Inference.load(folder, LlamaConfig(), load_demo_base())
+        verify_inference(inference, least)
+        return inference
+    return verify_session(folder, least)

@@ -1,0 +1,173 @@
+"""``zkjax adapter``: commit to a LoRA adapter, serve it, check one that another party serves."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zkjax.cli import show
+from zkjax.cli.common import ProfileName, answers
+
+app = typer.Typer(help="Check a LoRA adapter between two parties.", no_args_is_help=True)
+
+
+@app.command()
+@answers("zkjax[adapter]")
+def commit(
+    folder: Annotated[Path, typer.Argument(help="A PEFT adapter.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to write; it holds secrets.")] = Path(
+        "committed"
+    ),
+    sealed: Annotated[
+        Path | None,
+        typer.Option(help="Keep the commitment of a fine-tuning proof: its sealed adapter."),
+    ] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions it can serve.")] = 100,
+    profile: Annotated[ProfileName, typer.Option(help="Security.")] = ProfileName.S100,
+) -> None:
+    """Commit to an adapter: what users will pin."""
+    from zkjax._compat import enable_kernel_cache
+    from zkjax.proofs.adapter.store import commit_folder
+
+    enable_kernel_cache()
+    start = time.perf_counter()
+    with show.Phases() as phases:
+        phases("commit and prove the range of the weights")
+        manifest = commit_folder(
+            folder, out, sealed=sealed, sessions=sessions, profile=profile.value
+        )
+    show.line("committed", "bold green")
+    show.line(f"  commitment  {manifest.commitment.root.hex()}")
+    show.line(f"  adapter     {', '.join(manifest.targets)} of {len(manifest.layers)} layers")
+    show.line(f"  size        {manifest.modules} modules, {manifest.parameters:,} parameters")
+    show.line(f"  time        {time.perf_counter() - start:.1f} s")
+    show.line(f"Publish the commitment; keep {out} to yourself. Next: zkjax adapter serve {out}")
+
+
+@app.command()
+@answers("zkjax[adapter]")
+def serve(
+    folder: Annotated[Path, typer.Argument(help="What commit wrote.", show_default=False)],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file; without one, a self-signed one is made.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="The token of the users; made if it is missing.")
+    ] = None,
+    max_rank_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Refuse queries once this share of a site's input directions is known.",
+        ),
+    ] = 0.5,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 32,
+    session_mib: Annotated[int, typer.Option(min=1, help="Activations and deltas kept.")] = 256,
+    frame_mib: Annotated[int, typer.Option(min=1, help="The largest frame.")] = 32,
+    idle_seconds: Annotated[float, typer.Option(min=0.1, help="Silence that is borne.")] = 60.0,
+) -> None:
+    """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
+    from zkjax._compat import enable_kernel_cache
+    from zkjax.proofs.adapter import network
+    from zkjax.proofs.adapter.limits import Limits
+    from zkjax.proofs.adapter.store import load_contributor
+
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--certificate and --key belong together")
+    enable_kernel_cache()
+    limits = Limits(
+        frame_bytes=frame_mib << 20,
+        session_bytes=session_mib << 20,
+        idle_seconds=idle_seconds,
+        sessions=max_sessions,
+    )
+    contributor = load_contributor(folder, limits=limits, max_fraction=max_rank_fraction)
+    if certificate is None or key is None:
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        if not certificate.exists():
+            network.make_certificate(folder, tuple(dict.fromkeys(("localhost", "127.0.0.1", host))))
+    token_file = token_file or folder / "token"
+    token = network.make_token(token_file)
+
+    def ready(bound: int) -> None:
+        show.line(f"listening on wss://{host}:{bound}", "bold green")
+        show.line(f"  commitment   {contributor.manifest.commitment.root.hex()}")
+        show.line(f"  certificate  {certificate}  (give it to your users)")
+        show.line(f"  token        {token_file}  (give it to your users, in secret)")
+        show.line(f"  sessions     {contributor.sealed.remaining} left for this commitment")
+
+    tls = network.server_context(certificate, key)
+    network.serve(contributor, token, tls, host=host, port=port, report=show.line, ready=ready)
+
+
+@app.command()
+@answers("zkjax[adapter]")
+def check(
+    url: Annotated[
+        list[str],
+        typer.Argument(help="wss:// address; several contributors are added.", show_default=False),
+    ],
+    token_file: Annotated[
+        list[Path], typer.Option(help="The token, one for all or one a contributor.")
+    ],
+    ca: Annotated[
+        list[Path] | None,
+        typer.Option(help="The contributor's certificate, if it is self-signed."),
+    ] = None,
+    commitment: Annotated[
+        list[str] | None, typer.Option(help="The commitment (hex) that you expect.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to score; by default Python's documentation.")
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences to score.")] = 4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens a sequence.")] = 64,
+    prompt: Annotated[str | None, typer.Option(help="Also continue this text.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to continue it by.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="Keep the session for a later check.")] = None,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Prove the loss to third parties (needs --out).")
+    ] = False,
+    profile: Annotated[ProfileName, typer.Option(help="Least security.")] = ProfileName.S100,
+) -> None:
+    """Run the demo's base model with a served adapter, and check that the adapter was used."""
+    if seal and out is None:
+        raise typer.BadParameter("--seal needs --out")
+    if seal and prompt is not None:
+        raise typer.BadParameter("--seal scores a text; leave --prompt out")
+    from zkjax._compat import enable_kernel_cache
+    from zkjax.proofs.adapter import check as run
+
+    enable_kernel_cache()
+    servers = run.servers(url, token_file, ca or [], commitment or [])
+    with show.Phases() as phases:
+        report = run.check_demo(
+            servers,
+            run.sequences_of(text, sequences, length),
+            prompt=None if prompt is None else prompt.encode(),
+            steps=tokens,
+            out=out,
+            seal=seal,
+            least=profile.value,
+            progress=phases,
+        )
+    show.adapter_checked(report)
+
+
+@app.command()
+@answers("zkjax[adapter]")
+def verify(
+    session: Annotated[Path, typer.Argument(help="What check --out kept.", show_default=False)],
+    profile: Annotated[ProfileName, typer.Option(help="Least security.")] = ProfileName.S100,
+) -> None:
+    """Check a kept session, or a sealed inference of the demo's base model, again."""
+    from zkjax.proofs.adapter import check as run
+
+    show.adapter_verified(run.verify_kept(session, profile.value))
