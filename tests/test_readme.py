@@ -49,10 +49,13 @@ def test_the_readme_has_an_example():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_commands_exist(path):
-    commands = get_command(app).commands
     for name, rest in re.findall(r"(?:^|[\s/])zkjax ([a-z]+)([^\n]*)", code(path), re.MULTILINE):
+        commands = get_command(app).commands
         assert name in commands, f"zkjax {name}"
-        known = {option for p in commands[name].params for option in p.opts}
+        command = commands[name]
+        if inner := re.match(r" ([a-z]+)", rest) if hasattr(command, "commands") else None:
+            command = command.commands[inner[1]]
+        known = {option for p in command.params for option in p.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= known, f"zkjax {name}{rest}"
 
 

@@ -36,8 +36,8 @@ Report = Callable[[str], None]
 class WebSocketChannel:
     """A connection to a contributor's server."""
 
-    def __init__(self, socket: ws_client.ClientConnection):
-        self._socket = socket
+    def __init__(self, socket: ws_client.ClientConnection, stack: contextlib.ExitStack):
+        self._socket, self._stack = socket, stack
 
     def send(self, data: bytes) -> None:
         with _named_failures():
@@ -52,7 +52,7 @@ class WebSocketChannel:
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
-            self._socket.close()
+            self._stack.close()
 
 
 def connect(
@@ -75,8 +75,8 @@ def connect(
         except (OSError, ssl.SSLError) as error:
             raise SessionError("certificate", f"{ca} cannot be read ({error})") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with _named_failures():
-        socket = ws_client.connect(
+    with _named_failures(), contextlib.ExitStack() as stack:
+        connection = ws_client.connect(
             url,
             ssl=context,
             additional_headers={"Authorization": f"Bearer {token}"},
@@ -88,7 +88,7 @@ def connect(
             max_size=(limits or Limits()).frame_bytes,
             proxy=None,
         )
-    return WebSocketChannel(socket)
+        return WebSocketChannel(stack.enter_context(connection), stack.pop_all())
 
 
 @contextlib.contextmanager
