@@ -153,7 +153,7 @@ class Sealed:
         if tableau.root != commitment.root:
             raise SealError(f"{path} is damaged: its data do not give its commitment")
         tree = leaves if like is None else like
-        treedef = jax.tree_util.tree_structure(tree)
+        treedef: Any = jax.tree_util.tree_structure(tree)
         if treedef.num_leaves != len(leaves):
             raise SealError(f"{path} holds {len(leaves)} arrays, not {treedef.num_leaves}")
         return cls(leaves, treedef, commitment, tableau, _read_counter(path), path.resolve())

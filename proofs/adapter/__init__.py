@@ -22,6 +22,8 @@ _HOMES = {
     "Record": "record",
     "Session": "session",
     "connect": "network",
+    "loss_of": "session",
+    "prove_inference": "inference",
     "commit_adapter": "contributor",
     "serve": "network",
     "verify_inference": "inference",

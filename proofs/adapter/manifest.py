@@ -149,7 +149,8 @@ class Manifest:
         require(all(numbers(s, 1, 1 << 20) for s in self.targets.values()), "shapes of targets")
         for group, targets in self.groups().items():
             require(len({self.targets[t][0] for t in targets}) == 1, f"inputs of {group} differ")
-        require(numbers([self.r], 1, 1 << 12), "r")
+        smallest = min(min(s) for s in self.targets.values())
+        require(numbers([self.r], 1, smallest + 1), "r is larger than a layer")
         require(numbers([self.log2_scale], -8, 9), "log2_scale")
         require(self.dtype in STORED, "dtype")
         require(len(bytes.fromhex(self.statement)) == 32, "statement digest")

@@ -26,6 +26,7 @@ class Peer:
 
     Args:
       name: what errors call this contributor.
+      config: the base model; an adapter that does not fit it is refused.
       commitment: the root (hex) that the adapter's commitment must have, if it is known before.
       least: the least security profile accepted.
     """
@@ -35,6 +36,7 @@ class Peer:
         channel: Channel,
         name: str,
         *,
+        config: LlamaConfig | None = None,
         commitment: str | None = None,
         least: str = "s100",
         limits: Limits | None = None,
@@ -46,18 +48,10 @@ class Peer:
         try:
             self._send(frames.Hello(secrets.token_bytes(32), least))
             offer = self._expect(frames.Offer)
-            self.manifest = self._pinned(offer, commitment)
+            self.manifest = self._pinned(offer, config, commitment)
             self.record = Record(self.manifest, self.limits.session_bytes)
             self._send(frames.Accept(self.manifest.digest))
         except ZkjaxError as error:
-            self.abandon()
-            raise self._named(error) from error
-
-    def require_base(self, config: LlamaConfig) -> None:
-        """SessionError("manifest") if the adapter does not fit this base model."""
-        try:
-            self.manifest.require_base(config)
-        except SessionError as error:
             self.abandon()
             raise self._named(error) from error
 
@@ -121,8 +115,12 @@ class Peer:
         widest = max(2 * self.manifest.inputs(group), 4 * self.manifest.outputs(group))
         return max(1, (self.limits.frame_bytes - 64) // widest)
 
-    def _pinned(self, offer: frames.Offer, commitment: str | None) -> Manifest:
+    def _pinned(
+        self, offer: frames.Offer, config: LlamaConfig | None, commitment: str | None
+    ) -> Manifest:
         manifest = Manifest.decode(offer.manifest)
+        if config is not None:  # first of all: it bounds every size in the manifest
+            manifest.require_base(config)
         root = manifest.commitment.root.hex()
         if commitment is not None and root != commitment.lower().removeprefix("0x"):
             raise SessionError("manifest", f"the adapter offered has the commitment {root}")

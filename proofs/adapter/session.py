@@ -18,6 +18,7 @@ from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
 
 from zkjax import fixed
 from zkjax._compat import x64
+from zkjax.errors import ValueRangeError
 
 
 class Session:
@@ -52,8 +53,7 @@ class Session:
             for name, channel in channels.items():
                 progress(f"pin {name}")
                 pinned = (commitments or {}).get(name)
-                self.peers.append(Peer(channel, name, commitment=pinned, **options))
-                self.peers[-1].require_base(config)
+                self.peers.append(Peer(channel, name, config=config, commitment=pinned, **options))
         except BaseException:
             self.close()
             for channel in channels.values():
@@ -127,6 +127,11 @@ class Session:
 
     def _ask(self, peers: list[Peer], layer: int, group: str, x) -> dict[str, Any]:
         values = np.asarray(x) * 2.0**ACTIVATION_FRACTION
+        if np.abs(values + 0.5).max() > 2**15:
+            raise ValueRangeError(
+                f"layer {layer}, {group}: an activation of {np.abs(x).max():.1f} does not fit the "
+                "fixed point of this model, which holds numbers below 16"
+            )
         stored = values.reshape(-1, values.shape[-1]).astype(np.int16)
         total: dict[str, Any] = {}
         for peer in peers:

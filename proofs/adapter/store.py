@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,8 @@ from zkjax import fixed
 from zkjax.errors import SealError, SessionError
 from zkjax.files import write_atomically
 
-SEALED, MANIFEST, LEAKAGE, ELSEWHERE = (
-    "adapter.sealed",
-    "manifest.json",
-    "leakage.json",
-    "sealed-at",
-)
+SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
+LEAKAGE, LOCK = "leakage.json", "lock"
 
 
 def commit_folder(
@@ -84,7 +81,16 @@ def load_contributor(
     max_fraction: float = DEFAULT_FRACTION,
     progress: Any = None,
 ) -> Contributor:
-    """The contributor of a folder that ``commit_folder`` wrote."""
+    """The contributor of a folder that ``commit_folder`` wrote; one at a time, because the counts
+    of what has leaked belong to the folder.
+    """
+    try:
+        lock = open(folder / LOCK, "w")  # noqa: SIM115  (held until the process ends)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SealError(f"{folder} is already being served") from None
+    except OSError as error:
+        raise SealError(f"{folder} holds no committed adapter ({error})") from error
     try:
         manifest = Manifest.decode((folder / MANIFEST).read_bytes())
         elsewhere = folder / ELSEWHERE
@@ -93,10 +99,12 @@ def load_contributor(
     except OSError as error:
         raise SealError(f"{folder} holds no committed adapter ({error})") from error
     commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
-    return Contributor(
+    contributor = Contributor(
         sealed,
         replace(manifest, commitment=commitment),
         limits=limits,
         leakage=Leakage(manifest, max_fraction, folder / LEAKAGE),
         progress=progress,
     )
+    contributor.lock = lock
+    return contributor

@@ -63,7 +63,7 @@ def serve(
     max_rank_fraction: Annotated[
         float,
         typer.Option(
-            min=0.0,
+            min=0.01,
             max=1.0,
             help="Refuse queries once this share of a site's input directions is known.",
         ),
