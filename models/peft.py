@@ -31,8 +31,15 @@ PLAIN: dict[str, tuple] = {
     "modules_to_save": ([],),
     "lora_bias": (False,),
     "use_qalora": (False,),
+    "use_bdlora": (False,),
     "trainable_token_indices": (),
+    "target_parameters": (),
+    "layer_replication": (),
     "alora_invocation_tokens": (),
+    "arrow_config": (),
+    "kasa_config": (),
+    "monteclora_config": (),
+    "velora_config": (),
 }
 
 

@@ -108,8 +108,8 @@ class Setup:
             for index, value in sorted(arrays.items()):
                 shape = json.dumps([index, value.dtype.name, list(value.shape)])
                 transcript.absorb(f"public {kind} type", shape.encode())
-                data = np.ascontiguousarray(value.astype("<i8"))
-                transcript.absorb(f"public {kind}", hashlib.blake2s(data.tobytes()).digest())
+                data = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+                transcript.absorb(f"public {kind}", hashlib.blake2s(data.data).digest())
         for kind, commitments in (
             ("input", claims.input_commitments),
             ("output", claims.output_commitments),
