@@ -94,7 +94,7 @@ def folder(tmp_path):
 def test_settings_that_are_not_plain_lora_are_refused(folder, name, value):
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {name: value}))
-    with pytest.raises(AdapterError, match="plain LoRA|PEFT adapter|the rank is"):
+    with pytest.raises(AdapterError, match=r"plain LoRA|PEFT adapter|the rank is"):
         load_adapter(folder)
 
 
