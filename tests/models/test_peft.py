@@ -1,4 +1,4 @@
-"""Adapters that ``peft`` wrote for a model of ``transformers`` (``fixtures/``): read, run, refused."""
+"""Adapters that ``peft`` wrote for a model of ``transformers``: read, run, refused."""
 
 from __future__ import annotations
 
