@@ -192,9 +192,9 @@ class Setup:
         budget.field_term("constraint combiner", len(party.tape.constraints))
         for i, code in enumerate(self.codes):
             budget.field_term(f"row combiners {i}", code.length + 2)
-            budget.query_term(f"column queries {i}", code, queries_for(code, self.profile))
+            budget.query_term(code, queries_for(code, self.profile))
         budget.field_term("pad row combiners", pads.code.length + 2)
-        budget.query_term("pad column queries", pads.code, queries_for(pads.code, self.profile))
+        budget.query_term(pads.code, queries_for(pads.code, self.profile))
         return budget
 
 

@@ -124,11 +124,28 @@ def test_budget_adds_errors():
     budget.field_term("a", 3)
     budget.field_term("b", 2**20, grinding=5)
     code = Code(10, 160, 13)
-    budget.query_term("c", code, 148)
+    budget.query_term(code, 148)
     total = Fraction(3, P**2) + Fraction(2**20, P**2 * 2**5)
     total += exact_error(code.length, code.dimension, 148)
     assert budget.bits == pytest.approx(minus_log2(total), abs=1e-6)
-    assert set(budget.terms) == {"a", "b", "c"}
+    assert set(budget.terms) == {"a", "b", "column queries"}
+
+
+def test_queries_count_for_the_weakest_code():
+    """Any number of differently coded tableaux, in any order."""
+    codes = [
+        choose_code(log_row, openings, S100) for log_row in (6, 9, 12) for openings in (1, 2, 5)
+    ]
+    errors = [query_error_bits(c.length, c.dimension, queries_for(c, S100)) for c in codes]
+    for order in (codes, codes[::-1]):
+        budget = Budget(S100)
+        for code in order:
+            budget.query_term(code, queries_for(code, S100))
+        assert budget.bits == pytest.approx(min(errors))
+        budget.check()
+    budget.query_term(codes[0], queries_for(codes[0], S100) - 8)
+    with pytest.raises(VerificationError, match="column queries"):
+        budget.check()
 
 
 def test_budget_check_names_the_weakest_term():

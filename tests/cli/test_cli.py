@@ -244,7 +244,7 @@ def test_inspect(proved):
         "multiply",
         "range8",
         "lookup challenge",
-        "column queries 0",
+        "column queries",
         "all together",
     ):
         assert text in result.stdout, text

@@ -30,7 +30,7 @@ class Profile:
 
     @property
     def query_bits(self) -> int:
-        """Target of each query phase: the factor 8 keeps the union over phases within ``bits``."""
+        """Target of the queries of each code: the factor 8 leaves room for the other terms."""
         return self.bits + 3
 
 
@@ -102,8 +102,15 @@ class Budget:
         """Add a Schwartz-Zippel error numerator / |E|, reduced by proof of work."""
         self.terms[name] = self.profile.field_bits - math.log2(max(numerator, 1)) + grinding
 
-    def query_term(self, name: str, code: Code, queries: int) -> None:
-        self.terms[name] = query_error_bits(code.length, code.dimension, queries)
+    def query_term(self, code: Code, queries: int) -> None:
+        """The columns opened in one code.
+
+        All responses are fixed before the first column is drawn, so a false proof has at least one
+        bad code by then, and passes only if the columns of every bad code agree: the error is that
+        of the weakest code, not the sum over codes.
+        """
+        bits = query_error_bits(code.length, code.dimension, queries)
+        self.terms["column queries"] = min(self.terms.get("column queries", math.inf), bits)
 
     @property
     def bits(self) -> float:
