@@ -103,7 +103,6 @@ class Contributor:
         self.leakage = leakage or Leakage(manifest)
         self.progress = progress
         self.report: dict = {}  # figures of the last proof
-        self.lock: Any = None  # kept open by ``store.load_contributor``
         self._proving = threading.Lock()
         shift = STORED[manifest.dtype] - WEIGHT_FRACTION
         self._weights = {

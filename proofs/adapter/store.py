@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,12 +87,23 @@ def load_contributor(
     of what has leaked belong to the folder.
     """
     try:
-        lock = open(folder / LOCK, "w")  # noqa: SIM115  (held until the process ends)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SealError(f"{folder} is already being served") from None
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise SealError(f"{folder} holds no committed adapter ({error})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        contributor = _load(folder, limits, max_fraction, progress)
+    except BlockingIOError:
+        os.close(lock)
+        raise SealError(f"{folder} is already being served") from None
+    except BaseException:
+        os.close(lock)
+        raise
+    weakref.finalize(contributor, os.close, lock)
+    return contributor
+
+
+def _load(folder: Path, limits: Limits | None, max_fraction: float, progress: Any) -> Contributor:
     try:
         manifest = Manifest.decode((folder / MANIFEST).read_bytes())
         elsewhere = folder / ELSEWHERE
@@ -99,12 +112,10 @@ def load_contributor(
     except OSError as error:
         raise SealError(f"{folder} holds no committed adapter ({error})") from error
     commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
-    contributor = Contributor(
+    return Contributor(
         sealed,
         replace(manifest, commitment=commitment),
         limits=limits,
         leakage=Leakage(manifest, max_fraction, folder / LEAKAGE),
         progress=progress,
     )
-    contributor.lock = lock
-    return contributor
