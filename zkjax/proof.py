@@ -97,7 +97,11 @@ def committed_layout(shapes, openings: int, profile: str) -> Layout:
 
 @dataclass
 class Claims:
-    """What a verifier is told: public inputs and outputs, commitments to sealed ones."""
+    """What a verifier is told: public inputs and outputs, commitments to sealed ones.
+
+    ``context`` is bound by the proof and otherwise without meaning: a name, a date, a digest of a
+    document, that the prover vouches for together with the statement.
+    """
 
     statement: bytes
     profile: str
@@ -105,10 +109,12 @@ class Claims:
     outputs: dict[int, np.ndarray]
     input_commitments: list[Commitment]
     output_commitments: list[Commitment]
+    context: bytes = b""
 
     def to_json(self) -> str:
         return json.dumps(
             {
+                "context": self.context.hex(),
                 "statement": self.statement.hex(),
                 "profile": self.profile,
                 "inputs": {str(k): _array_json(v) for k, v in self.inputs.items()},
@@ -130,6 +136,7 @@ class Claims:
                 {int(k): _array_from(v) for k, v in data["outputs"].items()},
                 [Commitment.from_json(c) for c in data["input_commitments"]],
                 [Commitment.from_json(c) for c in data["output_commitments"]],
+                bytes.fromhex(data["context"]),
             )
         except StatementError:
             raise

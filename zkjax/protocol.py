@@ -100,10 +100,11 @@ class Setup:
         return leaves, max(t.width for t in program.tables)
 
     def absorb_header(self, transcript: Transcript) -> None:
-        """Version, profile, statement digest, all public values and all given commitments."""
+        """Version, profile, statement digest, context, public values and given commitments."""
         claims = self.claims
         transcript.absorb("profile", claims.profile.encode())
         transcript.absorb("statement", self.statement.digest)
+        transcript.absorb("context", claims.context)
         for kind, arrays in (("input", claims.inputs), ("output", claims.outputs)):
             for index, value in sorted(arrays.items()):
                 shape = json.dumps([index, value.dtype.name, list(value.shape)])

@@ -61,6 +61,7 @@ def prove(
     sealed_outputs: Any = False,
     profile: str = "s100",
     openings: int = DEFAULT_OPENINGS,
+    context: bytes = b"",
     progress: Progress | None = None,
     _entropy: Entropy | None = None,
 ) -> Callable[..., tuple[Any, Proof]]:
@@ -75,6 +76,7 @@ def prove(
         True is one commitment, which a later proof can take as an argument.
       profile: ``"s100"`` (default) or ``"s128"`` bits of soundness; sealed arguments must match.
       openings: proofs that each sealed output may enter later.
+      context: bytes that the proof is bound to, and that the verifier must name.
       progress: called with the name of each phase.
     Returns:
       A function of ``fn``'s arguments; see ``zkjax.verify`` for the other side.
@@ -88,13 +90,19 @@ def prove(
         phases = Phases(progress)
         phases.start("trace")
         traced = trace_call(fn, args, sealed_outputs)
-        return prove_traced(traced, args, profile, openings, phases, _entropy or Entropy())
+        return prove_traced(traced, args, profile, openings, phases, _entropy or Entropy(), context)
 
     return run
 
 
 def prove_traced(
-    traced: Traced, args, profile: str, openings: int, phases: Phases, entropy: Entropy
+    traced: Traced,
+    args,
+    profile: str,
+    openings: int,
+    phases: Phases,
+    entropy: Entropy,
+    context: bytes = b"",
 ) -> tuple[Any, Proof]:
     """Prove one call of a traced function."""
     program = traced.statement.program
@@ -123,6 +131,7 @@ def prove_traced(
         {i: x for i, x in enumerate(outputs) if not program.outputs[i].sealed},
         [s.commitment for s in sealed],
         [s.commitment for s in sealed_out],
+        context,
     )
     setup = Setup(traced.statement, claims)
     body, report = _prove(setup, witness, outputs, sealed, sealed_out, phases, entropy)

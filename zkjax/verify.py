@@ -107,6 +107,7 @@ def verify(
     *,
     sealed_outputs: Any = False,
     profile: str = "s100",
+    context: bytes = b"",
 ) -> Callable[..., Any]:
     """The verifying counterpart of ``zkjax.prove``.
 
@@ -117,6 +118,7 @@ def verify(
       statement: the function, or a ``Statement`` (then JAX is not needed).
       sealed_outputs: as given to ``prove``; only used with a function.
       profile: the least security accepted.
+      context: what the prover must have bound the proof to.
     Returns:
       A function of the arguments and ``proof=`` that returns the proved outputs (public arrays and
       commitments, in the function's structure; a flat list for a statement) and raises
@@ -136,6 +138,8 @@ def verify(
             arrays, commitments = traced.public_inputs(args)
         if not isinstance(proof.claims, Claims):
             raise VerificationError("claims", "missing")
+        if proof.claims.context != context:
+            raise VerificationError("claims", "the proof is bound to another context")
         for index, value in arrays.items():
             claimed = proof.claims.inputs.get(index)
             if claimed is None or not np.array_equal(claimed, value):

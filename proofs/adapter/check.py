@@ -20,7 +20,7 @@ from zkjax.proofs.adapter.network import connect, read_token
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
 
-from zkjax.errors import SessionError, StatementError
+from zkjax.errors import SessionError, StatementError, VerificationError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Server:
     url: str
     token: str
     ca: Path | None
-    commitment: str | None
+    manifest: str | None
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Report:
 
 
 def servers(
-    urls: Sequence[str], tokens: Sequence[Path], cas: Sequence[Path], commitments: Sequence[str]
+    urls: Sequence[str], tokens: Sequence[Path], cas: Sequence[Path], manifests: Sequence[str]
 ) -> list[Server]:
     """One server a URL; options given once hold for all."""
 
@@ -57,10 +57,10 @@ def servers(
 
     if len(set(urls)) != len(urls):
         raise SessionError("options", "an address is named twice")
-    if len(commitments) not in (0, len(urls)):
-        raise SessionError("options", "name a commitment for every address, or none")
+    if len(manifests) not in (0, len(urls)):
+        raise SessionError("options", "name a manifest for every address, or none")
     known = [read_token(path) for path in spread(tokens, "--token-file")]
-    rest = spread(cas, "--ca"), list(commitments) or [None] * len(urls)
+    rest = spread(cas, "--ca"), list(manifests) or [None] * len(urls)
     return [Server(*each) for each in zip(urls, known, *rest, strict=True)]
 
 
@@ -113,9 +113,9 @@ def check_demo(
             for channel in channels.values():
                 channel.close()
             raise
-        pinned = {s.url: s.commitment for s in contributors if s.commitment}
+        pinned = {s.url: s.manifest for s in contributors if s.manifest}
         return Session(
-            LlamaConfig(), base, channels, commitments=pinned, least=least, progress=progress
+            LlamaConfig(), base, channels, manifests=pinned, least=least, progress=progress
         )
 
     base = load_demo_base()
@@ -142,10 +142,21 @@ def check_demo(
     return Report(base_loss, loss, seconds, records, text)
 
 
-def verify_kept(folder: Path, least: str = "s100") -> Record | Inference:
-    """Verify what ``check_demo`` kept: a session, or a sealed inference."""
+def verify_kept(
+    folder: Path, least: str = "s100", manifests: Sequence[str] = ()
+) -> Record | Inference:
+    """Verify what ``check_demo`` kept: a session, or a sealed inference of the demo's base model.
+
+    With ``manifests`` the adapters must be these, in this order.
+    """
+    kept: Record | Inference
     if (folder / "inference.json").exists():
-        inference = Inference.load(folder, LlamaConfig(), load_demo_base())
-        verify_inference(inference, least)
-        return inference
-    return verify_session(folder, least)
+        kept = Inference.load(folder, LlamaConfig(), load_demo_base())
+        verify_inference(kept, least)
+        found = [p.manifest.digest.hex() for p in kept.parts]
+    else:
+        kept = verify_session(folder, least)
+        found = [kept.manifest.digest.hex()]
+    if manifests and [m.lower().removeprefix("0x") for m in manifests] != found:
+        raise VerificationError("manifest", f"the adapter is {', '.join(found)}")
+    return kept

@@ -35,11 +35,12 @@ from zkjax.proofs.adapter.statement import (
 
 import zkjax
 from zkjax.argument.budget import PROFILES
-from zkjax.errors import SealError, SessionError
+from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.proof import Commitment
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100
+MAX_COMMITMENTS = 1 << 16  # bytes of JSON
 
 
 def commit_adapter(
@@ -62,6 +63,7 @@ def commit_adapter(
     Returns:
       the sealed adapter (private) and its manifest (public).
     """
+    rounded_weights(weights.tree if isinstance(weights, zkjax.Sealed) else weights)
     if not isinstance(weights, zkjax.Sealed):
         weights = zkjax.seal(weights, openings=sessions, profile=profile, ranges=True)
     elif weights.commitment.range_proof is None:
@@ -104,10 +106,8 @@ class Contributor:
         self.progress = progress
         self.report: dict = {}  # figures of the last proof
         self._proving = threading.Lock()
-        shift = STORED[manifest.dtype] - WEIGHT_FRACTION
-        self._weights = {
-            t: {k: _rounded(w, shift) for k, w in parts.items()} for t, parts in sealed.tree.items()
-        }
+        self._options: dict = {"profile": manifest.commitment.profile, "progress": progress}
+        self._weights = rounded_weights(sealed.tree)
 
     def session(self) -> ContributorSession:
         """A new session; nothing is shared with others but the leakage counts."""
@@ -136,22 +136,23 @@ class Contributor:
         """The messages of the proof about a session; one at a time."""
         function = make_deltas(STORED[self.manifest.dtype])
         with self._proving:
-            outputs, proof = zkjax.prove(
-                function, profile=self.manifest.commitment.profile, progress=self.progress
-            )(self.sealed, record.xs)
+            outputs, proof = zkjax.prove(function, context=self.manifest.digest, **self._options)(
+                self.sealed, record.xs
+            )
             self.report = proof.report or {}
         given = record.deltas
         if any(not np.array_equal(outputs[t], given[t]) for t in given):
             raise SessionError("internal", "the answers are not what the statement computes")
+        record.proof = proof
         return proof.body
 
     def prove_sealed(self, record: Record, xs: zkjax.Sealed, deltas: zkjax.Sealed) -> bytes:
         """As ``prove``, about activations and deltas that the user has committed to."""
         function = make_differences(STORED[self.manifest.dtype])
         with self._proving:
-            _, proof = zkjax.prove(
-                function, profile=self.manifest.commitment.profile, progress=self.progress
-            )(self.sealed, xs, deltas)
+            _, proof = zkjax.prove(function, context=self.manifest.digest, **self._options)(
+                self.sealed, xs, deltas
+            )
             self.report = proof.report or {}
         return proof.body
 
@@ -159,6 +160,23 @@ class Contributor:
 def _rounded(values: np.ndarray, shift: int) -> np.ndarray:
     """floor(v 2^-shift + 1/2) in float64, as ``fixed.round``."""
     return np.floor(np.asarray(values, dtype=np.float64) * 2.0**-shift + 0.5)
+
+
+def rounded_weights(tree: Any) -> Any:
+    """Stored weights as the products use them, 12 fraction bits in float64; ValueRangeError if one
+    does not fit 16 bits.
+    """
+
+    def rounded(w: np.ndarray) -> np.ndarray:
+        out = _rounded(w, STORED[w.dtype.name] - WEIGHT_FRACTION)
+        if np.abs(out + 0.5).max() > 2 ** (NUMERICS.weights.bits - 1):
+            raise ValueRangeError(
+                f"a weight of {np.abs(out).max() * 2.0**-WEIGHT_FRACTION:.2f} does not fit; "
+                "adapters are stored in fixed point below 8 in absolute value"
+            )
+        return out
+
+    return jax.tree.map(rounded, tree)
 
 
 def _require_bits(values: np.ndarray, bits: int, what: str) -> None:
@@ -241,6 +259,7 @@ class ContributorSession:
             profile = manifest.commitment.profile
             if least is None or PROFILES[profile].bits < least.bits:
                 raise SessionError("profile", f"this adapter is committed with {profile}")
+            self._require_openings()
             self._expects = (frames.Accept,)
             range_proof = manifest.commitment.range_proof or b""
             return frames.Offer(secrets.token_bytes(32), manifest.encode(), range_proof)
@@ -255,6 +274,7 @@ class ContributorSession:
             if frame.digest != before:
                 raise SessionError("record", "the two sides saw different frames")
             _ = self.record.tokens
+            self._require_openings()
             self._expects = (frames.Done,)
             if isinstance(frame, frames.Finish):
                 return frames.ProofFrame(self.contributor.prove(self.record))
@@ -262,6 +282,11 @@ class ContributorSession:
             return frames.ProofFrame(self.contributor.prove_sealed(self.record, xs, deltas))
         self.closed = self.accepted = True
         return None
+
+    def _require_openings(self) -> None:
+        """Before anything is answered or computed for a session that cannot end in a proof."""
+        if self.contributor.sealed.remaining < 1:
+            raise SealError("no openings left")
 
     def _query(self, frame: frames.Query) -> frames.Answer:
         manifest, x = self.contributor.manifest, frame.x
@@ -283,6 +308,8 @@ class ContributorSession:
         """The user's commitments, rebuilt from this side's own record."""
         profile = self.contributor.manifest.commitment.profile
         values = (self.record.xs, self.record.deltas)
+        if len(frame.commitments) > MAX_COMMITMENTS:
+            raise SessionError("commitments", "too long")
         try:
             given = [Commitment.from_json(c) for c in json.loads(frame.commitments)]
         except Exception:

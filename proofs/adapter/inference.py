@@ -19,15 +19,25 @@ import numpy as np
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter.manifest import STORED, Manifest
 from zkjax.proofs.adapter.session import Session
-from zkjax.proofs.adapter.statement import activations, example, make_differences, make_inference
+from zkjax.proofs.adapter.statement import (
+    activations,
+    answers,
+    example,
+    make_differences,
+    make_inference,
+    stored_base,
+)
 from zkjax.proofs.finetune import LOSS_FRACTION
 
 import zkjax
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import write_atomically
+from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
 from zkjax.verify import require_profile, verify_ranges, verify_statement
+
+MAX_TOKENS = 1 << 20  # of a prompt; what a file may make a verifier allocate
 
 
 @dataclass
@@ -141,6 +151,9 @@ def prove_inference(
     profile = session.peers[0].manifest.commitment.profile
     if any(p.manifest.commitment.profile != profile for p in session.peers):
         raise SessionError("profile", "the contributors' commitments have different profiles")
+    for peer in session.peers:
+        if peer.record.size:
+            raise SessionError("record", "the session has been used; open another", peer.name)
     session.score(tokens[:, :-1])
     deltas = [zkjax.seal(p.record.deltas, openings=2, profile=profile) for p in session.peers]
     prompt = zkjax.seal(tokens, openings=1, profile=profile) if seal_tokens else tokens
@@ -157,7 +170,7 @@ def prove_inference(
 
         def check(body: bytes, part=part) -> None:
             part.body = body
-            _verify_part(part)
+            _verify_part(part, tokens[:, 1:].size, profile)
 
         session.progress(f"prove {peer.name}")
         peer.finish_sealed([x.commitment, d.commitment], x.share() + d.share(), check)
@@ -170,65 +183,86 @@ def _inference_of(config: LlamaConfig, manifests: Sequence[Manifest]):
     return make_inference(config, parts), ([True] * len(manifests), False)
 
 
-def _zero_deltas(manifest: Manifest, tokens: int) -> dict[str, np.ndarray]:
-    shape = (len(manifest.layers), tokens)
-    return {t: np.zeros((*shape, o), np.int32) for t, (_, o) in manifest.targets.items()}
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise VerificationError("claims", what)
 
 
-def _tokens_of(part: Part) -> int:
-    """The session's tokens, from the commitment's shapes; they must be a session's shapes."""
-    n = part.xs.shapes[0][1] if part.xs.shapes and len(part.xs.shapes[0]) == 3 else 0
-    for commitment, tree in (
-        (part.xs, activations(part.manifest, n)),
-        (part.deltas, _zero_deltas(part.manifest, n)),
-    ):
-        leaves = jax.tree.leaves(tree)
-        if commitment.shapes != tuple(x.shape for x in leaves) or commitment.dtypes != tuple(
-            x.dtype.name for x in leaves
-        ):
-            raise VerificationError("claims", "commitments do not fit the adapter")
-    return n
+def _tokens_of(prompt: Any) -> int:
+    """The tokens that a prompt (batch, length + 1), or a commitment to one, sends to each site."""
+    shapes = prompt.shapes if isinstance(prompt, Commitment) else (np.shape(prompt),)
+    dtypes = prompt.dtypes if isinstance(prompt, Commitment) else (prompt.dtype.name,)
+    _require(len(shapes) == len(dtypes) == 1 and len(shapes[0]) == 2, "not one prompt")
+    _require(dtypes[0] in DTYPE_RANGES, "the prompt is not of integers")
+    batch, length = shapes[0]
+    _require(batch >= 1 and length >= 2 and batch * length <= MAX_TOKENS, "the prompt's shape")
+    return batch * (length - 1)
 
 
-def _verify_part(part: Part) -> None:
-    """The contributor's proof: the committed deltas answer the committed activations."""
-    n = _tokens_of(part)
-    zeros = _zero_deltas(part.manifest, n)
-    args = (
-        part.manifest.commitment.like(example(part.manifest)),
-        part.xs.like(activations(part.manifest, n)),
-        part.deltas.like(zeros),
+def _structured(commitment: Commitment, example: Any) -> Commitment:
+    """The commitment as a pytree of shapes; VerificationError if it has others."""
+    leaves = jax.tree.leaves(example)
+    _require(
+        commitment.shapes == tuple(x.shape for x in leaves)
+        and commitment.dtypes == tuple(x.dtype.name for x in leaves),
+        "a commitment has other shapes",
     )
-    traced = trace_call(make_differences(STORED[part.manifest.dtype]), args)
-    profile = part.manifest.commitment.profile
-    claims = traced.claims(args, profile, [zeros[t] for t in sorted(zeros)])
+    return commitment.like(example)
+
+
+def _verify_part(part: Part, tokens: int, profile: str) -> None:
+    """The contributor's proof: the committed deltas answer the committed activations."""
+    manifest = part.manifest
+    _require(manifest.commitment.profile == profile, "an adapter has another profile")
+    args = (
+        _structured(manifest.commitment, example(manifest)),
+        _structured(part.xs, activations(manifest, tokens)),
+        _structured(part.deltas, answers(manifest, tokens)),
+    )
+    traced = trace_call(make_differences(STORED[manifest.dtype]), args)
+    zeros = [np.broadcast_to(0, x.shape) for x in jax.tree.leaves(
+        answers(manifest, tokens))]  # fmt: skip
+    claims = traced.claims(args, profile, zeros, context=manifest.digest)
     verify_statement(traced.statement, zkjax.Proof(claims, part.body))
 
 
 def verify_inference(inference: Inference, least: str = "s100") -> float:
     """Check all proofs of a verifiable inference; returns the loss.
 
-    Base model and prompt are those in ``inference``, which the caller put there; nothing else but
-    the proofs is believed.
+    Base model and prompt are those in ``inference``, which the caller put there. The adapters are
+    those of its manifests, whose digests the caller compares with the ones it knows. Nothing
+    else but the proofs is believed.
 
     Raises:
       VerificationError: naming the proof and the check that fails.
     """
     require_profile(inference.profile, least)
+    _require(type(inference.loss) is int and -(2**31) <= inference.loss < 2**31, "the loss")
+    _require(bool(inference.parts), "no adapter")
     prompt = getattr(inference.tokens, "commitment", inference.tokens)
     base = getattr(inference.base, "commitment", inference.base)
+    tokens = _tokens_of(prompt)
+    expected = stored_base(inference.config)
+    if isinstance(base, Commitment):
+        base = _structured(base, expected)
+    else:
+        same = jax.tree.structure(base) == jax.tree.structure(expected) and all(
+            np.shape(x) == e.shape and x.dtype == e.dtype
+            for x, e in zip(jax.tree.leaves(base), jax.tree.leaves(expected), strict=True)
+        )
+        _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):
-        verify_ranges(part.manifest.commitment)
-        part.manifest.require_base(inference.config)
         try:
-            _verify_part(part)
+            part.manifest.require_base(inference.config)
+            verify_ranges(part.manifest.commitment)
+            _verify_part(part, tokens, inference.profile)
         except VerificationError as error:
             raise VerificationError(error.check, f"adapter {i}: {error.detail}") from error
     function, sealed = _inference_of(inference.config, [p.manifest for p in inference.parts])
-    deltas = [p.deltas.like(_zero_deltas(p.manifest, _tokens_of(p))) for p in inference.parts]
+    deltas = [_structured(p.deltas, answers(p.manifest, tokens)) for p in inference.parts]
+    if isinstance(prompt, Commitment):
+        prompt = prompt.like(0)
     args = (base, prompt, *deltas)
-    if not -(2**31) <= inference.loss < 2**31:
-        raise VerificationError("claims", "the loss is out of range")
     traced = trace_call(function, args, sealed)
     xs = [p.xs for p in inference.parts]
     claims = traced.claims(args, inference.profile, [np.asarray(inference.loss)], xs)

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from zkjax.proofs.adapter.manifest import Manifest
 
-from zkjax.errors import SessionError
+from zkjax.errors import SealError, SessionError
 from zkjax.files import write_atomically
 
-TOLERANCE = 1e-8  # of a residual's norm, relative to the activation's
+# Of a residual, relative to the activation's norm. A component this small moves x A by less than
+# its rounding, so the answers do not show it; float64 leaves about 1e-15 of noise.
+TOLERANCE = 1e-12
 DEFAULT_FRACTION = 0.5
 
 
@@ -45,11 +47,16 @@ class Leakage:
         self._uncounted = dict.fromkeys(keys, 0)
         self._lock = threading.Lock()
         if path is not None and path.exists():
-            saved = json.loads(path.read_text())
-            for layer, group in keys:
-                entry = saved[f"{layer}/{group}"]
-                self._tokens[layer, group] = int(entry["tokens"])
-                self._earlier[layer, group] = int(entry["dimension"])
+            try:
+                saved = json.loads(path.read_text())
+                for layer, group in keys:
+                    entry = saved[f"{layer}/{group}"]
+                    self._tokens[layer, group] = int(entry["tokens"])
+                    self._earlier[layer, group] = int(entry["dimension"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise SealError(
+                    f"{path} is damaged: what the adapter has revealed is not known ({error!r})"
+                ) from error
 
     def dimension(self, layer: int, group: str) -> int:
         """Directions that have been answered at a site, at most the input size."""
@@ -69,31 +76,33 @@ class Leakage:
             before = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
             after = min(before + len(new), size)
             if after > allowed:
-                raise SessionError(
-                    "leakage",
-                    f"layer {layer} {group}: {after} of {size} directions would be known; "
-                    f"the owner allows {allowed}",
-                )
+                # No counts: they would tell one user what others have asked.
+                raise SessionError("leakage", f"layer {layer} {group} may not be asked any further")
             self._room -= stored.nbytes
             self._basis[key] = np.concatenate([self._basis[key], stored])
             self._uncounted[key] += len(new) - len(stored)
             self._tokens[key] += len(x)
+            if len(new):
+                self._write()  # before the answer leaves
 
     def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
         """Orthonormal directions of x outside the counted space (all rows once memory is full)."""
         if self._uncounted[key]:
             return x
         basis, norms = self._basis[key], np.linalg.norm(x, axis=1)
-        rest = x[norms > 0]
-        scale = norms[norms > 0][:, None]
-        rest = rest / scale
+        rest = x[norms > 0] / norms[norms > 0][:, None]
+        found = np.zeros((0, x.shape[1]))
+        # One row after another: each counts if anything of it is left beside all before it.
         for _ in range(2):  # the second pass removes what rounding left
             rest = rest - (rest @ basis.T) @ basis
-        if not len(rest):
-            return rest
-        _, values, directions = np.linalg.svd(rest, full_matrices=False)
-        directions = directions[values > TOLERANCE * np.sqrt(len(rest))]
-        return directions[: max(0, x.shape[1] - len(basis))]
+        for row in rest:
+            for _ in range(2):
+                row = row - (row @ found.T) @ found
+                row = row - (row @ basis.T) @ basis
+            norm = np.linalg.norm(row)
+            if norm > TOLERANCE:
+                found = np.concatenate([found, row[None] / norm])
+        return found[: max(0, x.shape[1] - len(basis))]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """For each site: tokens answered, dimension, input size, and the fraction known."""
@@ -114,7 +123,10 @@ class Leakage:
 
     def save(self) -> None:
         """Keep the counts for the next run of the server."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
         if self.path is not None:
-            with self._lock:
-                data = json.dumps(self.summary(), indent=1).encode()
+            data = json.dumps(self.summary(), indent=1).encode()
             write_atomically(self.path, data, private=True)

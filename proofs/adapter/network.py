@@ -10,15 +10,18 @@ import ipaddress
 import secrets
 import signal
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from socket import SHUT_RDWR
+from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio import server as ws_server
 from websockets.sync import client as ws_client
-from zkjax.proofs.adapter.contributor import Contributor
+from zkjax.proofs.adapter.contributor import Contributor, ContributorSession
 from zkjax.proofs.adapter.limits import Limits
 
 from zkjax.errors import SessionError
@@ -27,6 +30,7 @@ from zkjax.files import write_atomically
 OPEN_SECONDS = 10.0
 PING_SECONDS = 20.0
 QUERY_THREADS = 4
+BUSY = "the contributor serves no more sessions now"
 Report = Callable[[str], None]
 
 
@@ -36,12 +40,31 @@ Report = Callable[[str], None]
 class WebSocketChannel:
     """A connection to a contributor's server."""
 
-    def __init__(self, socket: ws_client.ClientConnection, stack: contextlib.ExitStack):
-        self._socket, self._stack = socket, stack
+    def __init__(
+        self, socket: ws_client.ClientConnection, stack: contextlib.ExitStack, idle_seconds: float
+    ):
+        self._socket, self._stack, self._idle_seconds = socket, stack, idle_seconds
 
     def send(self, data: bytes) -> None:
-        with _named_failures():
-            self._socket.send(data)
+        # A blocking send has no time limit of its own.
+        stuck = threading.Event()
+
+        def give_up() -> None:
+            stuck.set()
+            with contextlib.suppress(OSError):
+                self._socket.socket.shutdown(SHUT_RDWR)
+
+        timer = threading.Timer(self._idle_seconds, give_up)
+        timer.start()
+        try:
+            with _named_failures():
+                self._socket.send(data)
+        except SessionError:
+            if stuck.is_set():
+                raise SessionError("idle", "the peer does not read") from None
+            raise
+        finally:
+            timer.cancel()
 
     def receive(self, seconds: float) -> bytes:
         with _named_failures():
@@ -75,6 +98,11 @@ def connect(
         except (OSError, ssl.SSLError) as error:
             raise SessionError("certificate", f"{ca} cannot be read ({error})") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    limits = limits or Limits()
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise SessionError("url", f"{url}: {error}") from None
     with _named_failures(), contextlib.ExitStack() as stack:
         connection = ws_client.connect(
             url,
@@ -85,10 +113,12 @@ def connect(
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
             close_timeout=2.0,
-            max_size=(limits or Limits()).frame_bytes,
+            max_size=limits.frame_bytes,
+            max_queue=1,
             proxy=None,
         )
-        return WebSocketChannel(stack.enter_context(connection), stack.pop_all())
+        socket = stack.enter_context(connection)
+        return WebSocketChannel(socket, stack.pop_all(), limits.idle_seconds)
 
 
 @contextlib.contextmanager
@@ -105,13 +135,15 @@ def _named_failures():
         if status == HTTPStatus.UNAUTHORIZED:
             raise SessionError("token", "the contributor does not know this token") from None
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            raise SessionError("busy", "the contributor serves no more sessions now") from None
+            raise SessionError("busy", BUSY) from None
         raise SessionError("disconnected", f"HTTP status {status}") from None
     except websockets.ConnectionClosed as error:
         if error.sent is not None and error.sent.code == websockets.CloseCode.MESSAGE_TOO_BIG:
             raise SessionError("limit", "the peer sent a frame that is too large") from None
         if error.rcvd is not None and error.rcvd.code == websockets.CloseCode.MESSAGE_TOO_BIG:
             raise SessionError("limit", "the peer takes no frame of this size") from None
+        if error.rcvd is not None and error.rcvd.code == websockets.CloseCode.TRY_AGAIN_LATER:
+            raise SessionError("busy", BUSY) from None
         raise SessionError("disconnected", "the connection was lost") from None
     except TimeoutError:
         raise SessionError("idle", "the peer was silent for too long") from None
@@ -130,17 +162,22 @@ async def serving(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    keep: Path | None = None,
     report: Report = lambda line: None,
 ) -> AsyncIterator[int]:
-    """Serve sessions while the context is open; gives the port."""
+    """Serve sessions while the context is open; gives the port. Proved sessions are kept in
+    ``keep``.
+    """
     limits = contributor.limits
     queries = ThreadPoolExecutor(QUERY_THREADS, "query")
     proofs = ThreadPoolExecutor(1, "proof")
     active = 0
 
     def admit(connection, request):
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        given = "".join(request.headers.get_all("Authorization"))
+        if not hmac.compare_digest(
+            given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode()
+        ):
             report("refused a connection: wrong token")
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unknown token\n")
         if active >= limits.sessions:
@@ -178,9 +215,19 @@ async def serving(
         finally:
             session.close()
             active -= 1
-            contributor.leakage.save()
-        known = 100 * contributor.leakage.worst()
-        report(f"session {number}: {ended}; at most {known:.0f} % of a site's directions are known")
+        try:
+            known = await loop.run_in_executor(queries, conclude, session, number)
+            ended += f"; at most {100 * known:.0f} % of a site's directions are known"
+        except OSError as error:
+            ended += f"; nothing could be written ({error})"
+        report(f"session {number}: {ended}")
+
+    def conclude(session: ContributorSession, number: str) -> float:
+        """Write what is kept of a session; the largest share that is known of a site."""
+        contributor.leakage.save()
+        if keep is not None and session.record.proof is not None:
+            session.record.save(keep / number)
+        return contributor.leakage.worst()
 
     try:
         async with ws_server.serve(
@@ -211,6 +258,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    keep: Path | None = None,
     report: Report = print,
     ready: Callable[[int], None] = lambda port: None,
 ) -> None:
@@ -220,7 +268,9 @@ def serve(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with serving(contributor, token, tls, host=host, port=port, report=report) as bound:
+        async with serving(
+            contributor, token, tls, host=host, port=port, report=report, keep=keep
+        ) as bound:
             ready(bound)
             await stop.wait()
 

@@ -27,7 +27,7 @@ class Peer:
     Args:
       name: what errors call this contributor.
       config: the base model; an adapter that does not fit it is refused.
-      commitment: the root (hex) that the adapter's commitment must have, if it is known before.
+      manifest: the digest (hex) that the manifest must have, if the adapter is known before.
       least: the least security profile accepted.
     """
 
@@ -37,7 +37,7 @@ class Peer:
         name: str,
         *,
         config: LlamaConfig | None = None,
-        commitment: str | None = None,
+        manifest: str | None = None,
         least: str = "s100",
         limits: Limits | None = None,
     ):
@@ -48,7 +48,7 @@ class Peer:
         try:
             self._send(frames.Hello(secrets.token_bytes(32), least))
             offer = self._expect(frames.Offer)
-            self.manifest = self._pinned(offer, config, commitment)
+            self.manifest = self._pinned(offer, config, manifest)
             self.record = Record(self.manifest, self.limits.session_bytes)
             self._send(frames.Accept(self.manifest.digest))
         except ZkjaxError as error:
@@ -58,6 +58,8 @@ class Peer:
     def deltas(self, layer: int, group: str, x: np.ndarray) -> dict[str, np.ndarray]:
         """{target: (tokens, outputs)} int32 for activations (tokens, inputs) int16."""
         try:
+            if not len(x):
+                raise SessionError("query", "no tokens")
             step = self._tokens_per_frame(group)
             parts = [self._exchange(layer, group, part) for part in split_rows(x, step)]
         except ZkjaxError as error:
@@ -116,14 +118,14 @@ class Peer:
         return max(1, (self.limits.frame_bytes - 64) // widest)
 
     def _pinned(
-        self, offer: frames.Offer, config: LlamaConfig | None, commitment: str | None
+        self, offer: frames.Offer, config: LlamaConfig | None, expected: str | None
     ) -> Manifest:
         manifest = Manifest.decode(offer.manifest)
         if config is not None:  # first of all: it bounds every size in the manifest
             manifest.require_base(config)
-        root = manifest.commitment.root.hex()
-        if commitment is not None and root != commitment.lower().removeprefix("0x"):
-            raise SessionError("manifest", f"the adapter offered has the commitment {root}")
+        digest = manifest.digest.hex()
+        if expected is not None and digest != expected.lower().removeprefix("0x"):
+            raise SessionError("manifest", f"another adapter is offered, with manifest {digest}")
         profile = manifest.commitment.profile
         if PROFILES[profile].bits < PROFILES[self.least].bits:
             raise SessionError("profile", f"the adapter is committed with {profile}")

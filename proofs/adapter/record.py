@@ -86,7 +86,10 @@ class Record:
         traced = trace_call(make_deltas(STORED[manifest.dtype]), args)
         deltas = self.deltas
         claims = traced.claims(
-            args, manifest.commitment.profile, [deltas[t] for t in sorted(deltas)]
+            args,
+            manifest.commitment.profile,
+            [deltas[t] for t in sorted(deltas)],
+            context=manifest.digest,
         )
         proof = zkjax.Proof(claims, body)
         verify_statement(traced.statement, proof)
@@ -110,7 +113,6 @@ class Record:
     @classmethod
     def load(cls, folder: str | Path) -> tuple[Record, bytes]:
         """A saved record and its proof's messages, not yet verified."""
-        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         folder = Path(folder)
@@ -121,8 +123,10 @@ class Record:
                 load((folder / FILES[2]).read_bytes()),
                 (folder / FILES[3]).read_bytes(),
             )
-        except (SafetensorError, OSError) as error:
-            raise StatementError(f"{folder} is not a saved session: {error}") from error
+        except SessionError:
+            raise
+        except Exception as error:  # whatever the files hold
+            raise StatementError(f"{folder} is not a saved session: {error!r}") from error
         commitment = replace(manifest.commitment, range_proof=range_proof)
         manifest = replace(manifest, commitment=commitment)
         record = cls(manifest)

@@ -27,7 +27,7 @@ class Session:
     Args:
       config, base: the model and its stored weights (int16 with 12 fraction bits).
       channels: {name: channel} of the contributors; the name appears in errors.
-      commitments: {name: hex root} of adapters whose commitment is known beforehand.
+      manifests: {name: hex digest} of adapters that are known beforehand.
       progress: called with "layer i of n" and the like.
 
     The methods return fixed-point values as float64, equal bit for bit to a local run with the
@@ -41,7 +41,7 @@ class Session:
         base: Any,
         channels: Mapping[str, Channel],
         *,
-        commitments: Mapping[str, str] | None = None,
+        manifests: Mapping[str, str] | None = None,
         progress: Callable[[str], None] = lambda message: None,
         **options: Any,
     ):
@@ -52,8 +52,8 @@ class Session:
         try:
             for name, channel in channels.items():
                 progress(f"pin {name}")
-                pinned = (commitments or {}).get(name)
-                self.peers.append(Peer(channel, name, config=config, commitment=pinned, **options))
+                pinned = (manifests or {}).get(name)
+                self.peers.append(Peer(channel, name, config=config, manifest=pinned, **options))
         except BaseException:
             self.close()
             for channel in channels.values():

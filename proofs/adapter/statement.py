@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from zkjax.models.config import INPUT_GROUPS, LlamaConfig
-from zkjax.models.llama import lora_delta, mean_loss
+from zkjax.models.llama import Llama, lora_delta, mean_loss
 from zkjax.models.numerics import FixedPoint
 from zkjax.proofs.adapter.manifest import (
     ACTIVATION_FRACTION,
@@ -128,10 +129,30 @@ def example(manifest: Manifest) -> Any:
     )
 
 
-def activations(manifest: Manifest, tokens: int) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of ``xs``, for tracing."""
+def activations(manifest: Manifest, tokens: int) -> dict[str, Any]:
+    """``xs`` of a session as shapes."""
     n = len(manifest.layers)
-    return {g: np.zeros((n, tokens, manifest.inputs(g)), dtype=np.int16) for g in manifest.groups()}
+    return {
+        g: jax.ShapeDtypeStruct((n, tokens, manifest.inputs(g)), np.dtype(np.int16))
+        for g in manifest.groups()
+    }
+
+
+def answers(manifest: Manifest, tokens: int) -> dict[str, Any]:
+    """``deltas`` of a session as shapes, int32 as they are sent."""
+    n = len(manifest.layers)
+    return {
+        t: jax.ShapeDtypeStruct((n, tokens, outputs), np.dtype(np.int32))
+        for t, (_, outputs) in manifest.targets.items()
+    }
+
+
+def stored_base(config: LlamaConfig) -> Any:
+    """The stored base weights of a configuration as shapes."""
+    state = nnx.eval_shape(lambda: nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, np.dtype(np.int16)), nnx.to_pure_dict(state)
+    )
 
 
 def one_token_digest(manifest: Manifest) -> str:

@@ -46,7 +46,7 @@ def server(trained):
     """A contributor's server in a process of its own: its folder and address."""
     folder = trained[-1] / "mine"
     text = command("adapter", "commit", trained[-1] / "peft", "--out", folder)
-    root = re.search(r"commitment +([0-9a-f]{64})", text)[1]
+    root = re.search(r"manifest +([0-9a-f]{64})", text)[1]
     line = [sys.executable, "-uc", "from zkjax.cli.main import app; app()", "adapter", "serve"]
     options = ["--port", "0", "--max-rank-fraction", "1", "--idle-seconds", "20"]
     process = subprocess.Popen(
@@ -77,7 +77,7 @@ def test_a_session_between_two_processes(trained, server, tmp_path):
     """The loss is that of the fine-tuning statement with the same adapter, bit for bit."""
     run, base, adapter, _ = trained
     text = command(
-        "adapter", "check", *known(server), "--commitment", server[2], "--out", tmp_path / "kept"
+        "adapter", "check", *known(server), "--manifest", server[2], "--out", tmp_path / "kept"
     )
     printed = {k: float(v) for k, v in re.findall(r"loss (with\w*) the adapter +([\d.]+)", text)}
     tokens = check.sequences_of(None, 4, 64)
@@ -118,7 +118,7 @@ def test_refusals_are_sentences(server, tmp_path):
         (wrong_token, "token"),
         (no_ca, "certificate"),
         (plain, "url"),
-        ([*known(server), "--commitment", other], root),
+        ([*known(server), "--manifest", other], root),
         (["wss://127.0.0.1:1", *known(server)[1:]], "disconnected"),
         ([url, "--token-file", tmp_path / "none"], "token"),
     ):

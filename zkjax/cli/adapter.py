@@ -40,11 +40,14 @@ def commit(
             folder, out, sealed=sealed, sessions=sessions, profile=profile.value
         )
     show.line("committed", "bold green")
+    show.line(f"  manifest    {manifest.digest.hex()}")
     show.line(f"  commitment  {manifest.commitment.root.hex()}")
     show.line(f"  adapter     {', '.join(manifest.targets)} of {len(manifest.layers)} layers")
     show.line(f"  size        {manifest.modules} modules, {manifest.parameters:,} parameters")
     show.line(f"  time        {time.perf_counter() - start:.1f} s")
-    show.line(f"Publish the commitment; keep {out} to yourself. Next: zkjax adapter serve {out}")
+    show.line(
+        f"Publish the manifest's digest; keep {out} to yourself. Next: zkjax adapter serve {out}"
+    )
 
 
 @app.command()
@@ -72,6 +75,9 @@ def serve(
     session_mib: Annotated[int, typer.Option(min=1, help="Activations and deltas kept.")] = 256,
     frame_mib: Annotated[int, typer.Option(min=1, help="The largest frame.")] = 32,
     idle_seconds: Annotated[float, typer.Option(min=0.1, help="Silence that is borne.")] = 60.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep every proved session here, for a later check.")
+    ] = None,
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
@@ -98,13 +104,15 @@ def serve(
 
     def ready(bound: int) -> None:
         show.line(f"listening on wss://{host}:{bound}", "bold green")
-        show.line(f"  commitment   {contributor.manifest.commitment.root.hex()}")
+        show.line(f"  manifest     {contributor.manifest.digest.hex()}")
         show.line(f"  certificate  {certificate}  (give it to your users)")
         show.line(f"  token        {token_file}  (give it to your users, in secret)")
         show.line(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
     tls = network.server_context(certificate, key)
-    network.serve(contributor, token, tls, host=host, port=port, report=show.line, ready=ready)
+    network.serve(
+        contributor, token, tls, host=host, port=port, keep=keep, report=show.line, ready=ready
+    )
 
 
 @app.command()
@@ -121,8 +129,8 @@ def check(
         list[Path] | None,
         typer.Option(help="The contributor's certificate, if it is self-signed."),
     ] = None,
-    commitment: Annotated[
-        list[str] | None, typer.Option(help="The commitment (hex) that you expect.")
+    manifest: Annotated[
+        list[str] | None, typer.Option(help="Digest (hex) of the manifest that you expect.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Text to score; by default Python's documentation.")
@@ -146,7 +154,7 @@ def check(
     from zkjax.proofs.adapter import check as run
 
     enable_kernel_cache()
-    servers = run.servers(url, token_file, ca or [], commitment or [])
+    servers = run.servers(url, token_file, ca or [], manifest or [])
     with show.Phases() as phases:
         report = run.check_demo(
             servers,
@@ -165,9 +173,12 @@ def check(
 @answers("zkjax[adapter]")
 def verify(
     session: Annotated[Path, typer.Argument(help="What check --out kept.", show_default=False)],
+    manifest: Annotated[
+        list[str] | None, typer.Option(help="Digest (hex) of the adapter that you expect.")
+    ] = None,
     profile: Annotated[ProfileName, typer.Option(help="Least security.")] = ProfileName.S100,
 ) -> None:
     """Check a kept session, or a sealed inference of the demo's base model, again."""
     from zkjax.proofs.adapter import check as run
 
-    show.adapter_verified(run.verify_kept(session, profile.value))
+    show.adapter_verified(run.verify_kept(session, profile.value, manifest or []))

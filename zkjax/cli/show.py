@@ -62,6 +62,8 @@ def accepted(bundle: Bundle, budget: Budget, seconds: float, compared: bool) -> 
     line(f"  statement   {claims.statement.hex()}")
     if not compared:
         line("              compare this digest with that of your own trace (--statement DIGEST)")
+    if claims.context:
+        line(f"  context     {claims.context.hex()}")
     line(f"  soundness   {budget.bits:.1f} bits (profile {claims.profile})")
     line(f"  program     {_counts(program)}")
     line(f"  proof       {size(len(bundle.proof_bytes))}, checked in {seconds:.2f} s")
@@ -279,6 +281,7 @@ def adapter_checked(report) -> None:
 
 def _adapter(record) -> None:
     manifest = record.manifest
+    line(f"    manifest    {manifest.digest.hex()}")
     line(f"    commitment  {manifest.commitment.root.hex()}")
     line(f"    adapter     {manifest.modules} modules, {manifest.parameters:,} parameters")
     line(f"    checked     every delta of {record.tokens} tokens, {size(record.size)} exchanged")
@@ -291,7 +294,7 @@ def adapter_verified(kept) -> None:
         line(f"  loss        {kept.real_loss:.6f}")
         line(f"  prompt      private, commitment {kept.tokens.root.hex()}")
         for part in kept.parts:
-            line(f"  adapter     commitment {part.manifest.commitment.root.hex()}")
+            line(f"  adapter     manifest {part.manifest.digest.hex()}")
         line("Proved: the demo's base model with these adapters has this loss on the prompt.")
     else:
         _adapter(kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 
 from zkjax._compat import x64
-from zkjax.errors import StatementError, TraceError
+from zkjax.errors import StatementError, TraceError, VerificationError
 from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
 from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
@@ -78,6 +80,7 @@ class Traced:
         profile: str,
         outputs: Sequence[np.ndarray],
         output_commitments: Sequence[Commitment] = (),
+        context: bytes = b"",
     ) -> Claims:
         """The claims of a call whose public outputs (in order) and commitments the caller knows.
 
@@ -86,12 +89,21 @@ class Traced:
         program = self.statement.program
         inputs, commitments = self.public_inputs(args)
         public = [i for i, p in enumerate(program.outputs) if not p.sealed]
-        typed = {
-            i: np.asarray(x).astype(program.outputs[i].dtype)
-            for i, x in zip(public, outputs, strict=True)
-        }
+        typed = {}
+        for i, value in zip(public, outputs, strict=True):
+            dtype = program.outputs[i].dtype
+            low, high = PUBLIC_RANGES[dtype]
+            if np.any(value < low) or np.any(value > high):
+                raise VerificationError("claims", f"an output does not fit {dtype}")
+            typed[i] = np.asarray(value).astype(dtype)
         return Claims(
-            self.statement.digest, profile, inputs, typed, commitments, list(output_commitments)
+            self.statement.digest,
+            profile,
+            inputs,
+            typed,
+            commitments,
+            list(output_commitments),
+            context,
         )
 
 
@@ -105,7 +117,9 @@ class Private:
     ranged: bool = False
 
 
-_CACHE: dict = {}
+_CACHE: OrderedDict = OrderedDict()
+_CACHE_SIZE = 64
+_CACHE_LOCK = threading.RLock()
 
 
 def argument_leaves(args):
@@ -152,7 +166,9 @@ def argument_leaves(args):
 
 
 def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
-    """Trace ``fn`` for these arguments; traces are remembered per function and shapes."""
+    """Trace ``fn`` for these arguments; the latest traces are remembered, per function and
+    shapes.
+    """
     shapes, groups, names, ranged, trees = argument_leaves(args)
     key = (
         fn,
@@ -163,9 +179,13 @@ def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
         str(sealed_outputs),
         current_cotangent_format(),
     )
-    if key not in _CACHE:
-        _CACHE[key] = _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs)
-    return _CACHE[key]
+    with _CACHE_LOCK:
+        if key not in _CACHE:
+            _CACHE[key] = _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs)
+        _CACHE.move_to_end(key)
+        while len(_CACHE) > _CACHE_SIZE:
+            _CACHE.popitem(last=False)
+        return _CACHE[key]
 
 
 def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
