@@ -53,6 +53,26 @@ def test_a_hint_off_by_one(name, kind, by):
         rejected(traced, proof, "linear test")
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_hint_is_confined_by_a_lookup(name):
+    """A committed field element that no lookup sees could be anything: as a fraction mod p it can
+    satisfy equations that have one solution in small integers.
+    """
+    program = sealed_call(name)[0].statement.program
+    confined = set()
+    for var in (v for relation in program.lookups for v in relation.vars):
+        op = program.ops[var]
+        confined.add(var)
+        if op.kind == "affine":  # an offset, or the lowest limb
+            for operand, c in zip(op.inputs, op.params[0], strict=True):
+                others = [o for o in op.inputs if o != operand]
+                if c == 1 and all(program.ops[o].kind == "limb" for o in others):
+                    confined.add(operand)
+    # These equal a checked value: the carried one, or the operand that is the maximum.
+    tied = {v for v, op in enumerate(program.ops) if op.kind in ("carry", "max")}
+    assert set(program.advice) - tied <= confined
+
+
 def test_every_kind_of_hint_is_attacked():
     """No advice operation is missing from the cases above."""
     from zkjax.program.ops import RULES

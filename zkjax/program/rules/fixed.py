@@ -144,7 +144,6 @@ def onehot_of_bits(t: Tracer, bits: list[int], n: int, owner: int, note: str) ->
     b = t.builder
     for bit in bits:
         b.notes[bit] = note
-        b.lookup(range_table(1), [bit], owner)
         b.lookup(range_table(1), [bit], bit)
     if n != 1 << len(bits):
         room = b.affine([(bit, -(1 << i)) for i, bit in enumerate(bits)], n - 1, bound=n - 1)
