@@ -63,11 +63,11 @@ def test_every_message_is_documented(profile):
 
 
 def test_claims_hold_nothing_but_what_is_public():
-    """Public values, commitments, digest and profile; no data of a sealed argument."""
+    """Public values, commitments, digest, profile, context; no data of a sealed argument."""
     claims = run("s100").claims
     assert not claims.inputs and len(claims.outputs) == 2
     text = claims.to_json()
-    fields = {"statement", "profile", "inputs", "outputs", "input_commitments"}
+    fields = {"statement", "profile", "context", "inputs", "outputs", "input_commitments"}
     import json
 
     assert set(json.loads(text)) == fields | {"output_commitments"}
