@@ -98,6 +98,10 @@ class Sealed:
         import jax
 
         leaves, treedef = jax.tree_util.tree_flatten(tree)
+        leaves = [np.asarray(x) for x in leaves]
+        described = tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves)
+        if described != (commitment.shapes, commitment.dtypes):
+            raise SealError("the commitment is to values of other shapes or types")
         if len(secrets) != cls.secrets_size(commitment):
             raise SealError("the secrets of this commitment have another size")
         layout = commitment.layout
@@ -105,7 +109,7 @@ class Sealed:
         blinding = np.frombuffer(secrets[:split], "<u8").astype(np.uint64)
         if blinding.size and blinding.max() >= gl.P:
             raise SealError("the blinding has an element that is not canonical")
-        rows = layout.matrix([np.asarray(x).astype(np.float64) for x in leaves])
+        rows = layout.matrix([x.astype(np.float64) for x in leaves])
         rows = np.concatenate([rows, blinding.reshape(layout.rows, -1)], axis=1)
         nonces = np.frombuffer(secrets[split:], np.uint8).reshape(-1, merkle.NONCE)
         tableau = Tableau(rows, commitment.code.log_length, nonces)

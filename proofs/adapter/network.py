@@ -11,16 +11,16 @@ import secrets
 import signal
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from socket import SHUT_RDWR
+from typing import Any
 from urllib.parse import urlsplit
 
 import websockets
+from websockets.asyncio import client as ws_client
 from websockets.asyncio import server as ws_server
-from websockets.sync import client as ws_client
 from zkjax.proofs.adapter.contributor import Contributor, ContributorSession
 from zkjax.proofs.adapter.limits import Limits
 
@@ -29,6 +29,7 @@ from zkjax.files import write_atomically
 
 OPEN_SECONDS = 10.0
 PING_SECONDS = 20.0
+CLOSE_SECONDS = 2.0
 QUERY_THREADS = 4
 BUSY = "the contributor serves no more sessions now"
 Report = Callable[[str], None]
@@ -38,44 +39,48 @@ Report = Callable[[str], None]
 
 
 class WebSocketChannel:
-    """A connection to a contributor's server."""
+    """A connection to a contributor's server.
 
-    def __init__(
-        self, socket: ws_client.ClientConnection, stack: contextlib.ExitStack, idle_seconds: float
-    ):
-        self._socket, self._stack, self._idle_seconds = socket, stack, idle_seconds
+    It lives in an event loop of its own, in one thread, because a TLS connection cannot be read and
+    written by two threads at once.
+    """
+
+    def __init__(self, url: str, options: dict, idle_seconds: float):
+        self._idle_seconds = idle_seconds
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._stack = contextlib.AsyncExitStack()
+        try:
+            connection = ws_client.connect(url, **options)
+            self._socket = self._wait(self._stack.enter_async_context(connection), None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self, step: Coroutine, seconds: float | None) -> Any:
+        """The result of a coroutine in the connection's loop; failures are SessionErrors."""
+        with _named_failures():
+            timed = asyncio.wait_for(step, seconds)
+            return asyncio.run_coroutine_threadsafe(timed, self._loop).result()
 
     def send(self, data: bytes) -> None:
-        # A blocking send has no time limit of its own.
-        stuck = threading.Event()
-
-        def give_up() -> None:
-            stuck.set()
-            with contextlib.suppress(OSError):
-                self._socket.socket.shutdown(SHUT_RDWR)
-
-        timer = threading.Timer(self._idle_seconds, give_up)
-        timer.start()
-        try:
-            with _named_failures():
-                self._socket.send(data)
-        except SessionError:
-            if stuck.is_set():
-                raise SessionError("idle", "the peer does not read") from None
-            raise
-        finally:
-            timer.cancel()
+        self._wait(self._socket.send(data), self._idle_seconds)
 
     def receive(self, seconds: float) -> bytes:
-        with _named_failures():
-            data = self._socket.recv(timeout=seconds)
+        data = self._wait(self._socket.recv(), seconds)
         if not isinstance(data, bytes):
             raise SessionError("frame", "not binary")
         return data
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._stack.close()
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(SessionError):
+            self._wait(self._stack.aclose(), 2 * CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def connect(
@@ -103,22 +108,19 @@ def connect(
         _ = urlsplit(url).port
     except ValueError as error:
         raise SessionError("url", f"{url}: {error}") from None
-    with _named_failures(), contextlib.ExitStack() as stack:
-        connection = ws_client.connect(
-            url,
-            ssl=context,
-            additional_headers={"Authorization": f"Bearer {token}"},
-            compression=None,
-            open_timeout=OPEN_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=2.0,
-            max_size=limits.frame_bytes,
-            max_queue=1,
-            proxy=None,
-        )
-        socket = stack.enter_context(connection)
-        return WebSocketChannel(socket, stack.pop_all(), limits.idle_seconds)
+    options = {
+        "ssl": context,
+        "additional_headers": {"Authorization": f"Bearer {token}"},
+        "compression": None,
+        "open_timeout": OPEN_SECONDS,
+        "ping_interval": PING_SECONDS,
+        "ping_timeout": PING_SECONDS,
+        "close_timeout": CLOSE_SECONDS,
+        "max_size": limits.frame_bytes,
+        "max_queue": 1,
+        "proxy": None,
+    }
+    return WebSocketChannel(url, options, limits.idle_seconds)
 
 
 @contextlib.contextmanager
@@ -241,7 +243,7 @@ async def serving(
             ssl_handshake_timeout=OPEN_SECONDS,
             ping_interval=PING_SECONDS,
             ping_timeout=PING_SECONDS,
-            close_timeout=2.0,
+            close_timeout=CLOSE_SECONDS,
             max_size=limits.frame_bytes,
             max_queue=1,
         ) as server:
@@ -284,6 +286,7 @@ def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
     """TLS 1.3 with this certificate; SessionError("certificate") if the files cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # sessions are not resumed
     try:
         context.load_cert_chain(str(certificate), str(key))
     except (OSError, ssl.SSLError) as error:
