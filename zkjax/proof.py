@@ -20,6 +20,7 @@ from zkjax.files import write_atomically
 
 MAGIC = b"ZKJXPRF1"
 VERSION = "zkjax proof 1"
+INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")  # that can be sealed
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class Commitment:
         root = bytes.fromhex(data["root"])
         shapes = tuple(tuple(int(n) for n in s) for s in data["shapes"])
         openings = int(data["openings"])
-        if len(root) != 32 or not 1 <= openings <= 1 << 16 or data["profile"] not in PROFILES:
-            raise StatementError("a commitment is malformed")
         dtypes, proof = tuple(map(str, data["dtypes"])), data.get("range_proof")
+        described = len(shapes) == len(dtypes) > 0 and all(n >= 1 for s in shapes for n in s)
+        known = data["profile"] in PROFILES and set(dtypes) <= set(INTEGERS)
+        if len(root) != 32 or not 1 <= openings <= 1 << 16 or not described or not known:
+            raise StatementError("a commitment is malformed")
         if proof is not None:
             proof = base64.b64decode(proof, validate=True)
         return cls(root, shapes, dtypes, openings, data["profile"], range_proof=proof)

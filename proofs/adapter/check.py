@@ -15,12 +15,17 @@ import numpy as np
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.pretrain import load_demo_base
-from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
+from zkjax.proofs.adapter.inference import (
+    Inference,
+    prove_inference,
+    require_manifests,
+    verify_inference,
+)
 from zkjax.proofs.adapter.network import connect, read_token
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
 
-from zkjax.errors import SessionError, StatementError, VerificationError
+from zkjax.errors import SessionError, StatementError
 
 
 @dataclass(frozen=True)
@@ -149,14 +154,10 @@ def verify_kept(
 
     With ``manifests`` the adapters must be these, in this order.
     """
-    kept: Record | Inference
     if (folder / "inference.json").exists():
-        kept = Inference.load(folder, LlamaConfig(), load_demo_base())
-        verify_inference(kept, least)
-        found = [p.manifest.digest.hex() for p in kept.parts]
-    else:
-        kept = verify_session(folder, least)
-        found = [kept.manifest.digest.hex()]
-    if manifests and [m.lower().removeprefix("0x") for m in manifests] != found:
-        raise VerificationError("manifest", f"the adapter is {', '.join(found)}")
-    return kept
+        inference = Inference.load(folder, LlamaConfig(), load_demo_base())
+        verify_inference(inference, least, manifests)
+        return inference
+    record = verify_session(folder, least)
+    require_manifests([record.manifest], manifests)
+    return record

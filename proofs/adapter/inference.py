@@ -37,7 +37,9 @@ from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
 from zkjax.verify import require_profile, verify_ranges, verify_statement
 
-MAX_TOKENS = 1 << 20  # of a prompt; what a file may make a verifier allocate
+# What a file may make a verifier allocate: tokens of a sequence, and deltas.
+MAX_LENGTH = 1 << 14
+MAX_ELEMENTS = 1 << 28
 
 
 @dataclass
@@ -148,6 +150,8 @@ def prove_inference(
     Returns:
       proofs and commitments; ``Inference.save`` writes them, ``verify_inference`` checks them.
     """
+    if not session.peers:
+        raise SessionError("record", "there is no contributor in this session")
     profile = session.peers[0].manifest.commitment.profile
     if any(p.manifest.commitment.profile != profile for p in session.peers):
         raise SessionError("profile", "the contributors' commitments have different profiles")
@@ -183,6 +187,13 @@ def _inference_of(config: LlamaConfig, manifests: Sequence[Manifest]):
     return make_inference(config, parts), ([True] * len(manifests), False)
 
 
+def require_manifests(found: Sequence[Manifest], expected: Sequence[str]) -> None:
+    """VerificationError unless these are the expected digests, or none are expected."""
+    digests = [m.digest.hex() for m in found]
+    if expected and [e.lower().removeprefix("0x") for e in expected] != digests:
+        raise VerificationError("manifest", f"the adapter is {', '.join(digests)}")
+
+
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise VerificationError("claims", what)
@@ -195,7 +206,7 @@ def _tokens_of(prompt: Any) -> int:
     _require(len(shapes) == len(dtypes) == 1 and len(shapes[0]) == 2, "not one prompt")
     _require(dtypes[0] in DTYPE_RANGES, "the prompt is not of integers")
     batch, length = shapes[0]
-    _require(batch >= 1 and length >= 2 and batch * length <= MAX_TOKENS, "the prompt's shape")
+    _require(batch >= 1 and 2 <= length <= MAX_LENGTH, "the prompt's shape")
     return batch * (length - 1)
 
 
@@ -226,12 +237,14 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
     verify_statement(traced.statement, zkjax.Proof(claims, part.body))
 
 
-def verify_inference(inference: Inference, least: str = "s100") -> float:
+def verify_inference(
+    inference: Inference, least: str = "s100", manifests: Sequence[str] = ()
+) -> float:
     """Check all proofs of a verifiable inference; returns the loss.
 
     Base model and prompt are those in ``inference``, which the caller put there. The adapters are
-    those of its manifests, whose digests the caller compares with the ones it knows. Nothing
-    else but the proofs is believed.
+    those of its manifests; with ``manifests``, digests (hex) in order, they must be these.
+    Nothing else but the proofs is believed.
 
     Raises:
       VerificationError: naming the proof and the check that fails.
@@ -239,9 +252,13 @@ def verify_inference(inference: Inference, least: str = "s100") -> float:
     require_profile(inference.profile, least)
     _require(type(inference.loss) is int and -(2**31) <= inference.loss < 2**31, "the loss")
     _require(bool(inference.parts), "no adapter")
+    require_manifests([p.manifest for p in inference.parts], manifests)
     prompt = getattr(inference.tokens, "commitment", inference.tokens)
     base = getattr(inference.base, "commitment", inference.base)
     tokens = _tokens_of(prompt)
+    widest = sum(len(p.manifest.layers) * sum(o for _, o in p.manifest.targets.values())
+                 for p in inference.parts)  # fmt: skip
+    _require(tokens * widest <= MAX_ELEMENTS, "too many deltas to verify")
     expected = stored_base(inference.config)
     if isinstance(base, Commitment):
         base = _structured(base, expected)

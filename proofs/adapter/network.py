@@ -60,6 +60,9 @@ class WebSocketChannel:
 
     def _wait(self, step: Coroutine, seconds: float | None) -> Any:
         """The result of a coroutine in the connection's loop; failures are SessionErrors."""
+        if self._loop.is_closed():
+            step.close()
+            raise SessionError("disconnected", "the connection is closed")
         with _named_failures():
             timed = asyncio.wait_for(step, seconds)
             return asyncio.run_coroutine_threadsafe(timed, self._loop).result()

@@ -274,12 +274,21 @@ def with_manifest(**changes) -> Callable[[frames.Offer], frames.Offer]:
 
     def change(offer):
         data = json.loads(offer.manifest)
-        commitment = data["commitment"] | changes.pop("commitment", {})
+        commitment = data["commitment"] | changes.get("commitment", {})
         data |= changes | {"commitment": commitment}
         raw = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         return replace(offer, manifest=raw)
 
     return change
+
+
+def with_targets(
+    down: list, q: list, v: list, r: int = 2
+) -> Callable[[frames.Offer], frames.Offer]:
+    """A manifest of other sizes whose commitment has the same."""
+    targets = {"down_proj": down, "q_proj": q, "v_proj": v}
+    shapes = [s for i, o in targets.values() for s in ([2, int(i), r], [2, r, int(o)])]
+    return with_manifest(targets=targets, r=r, commitment={"shapes": shapes})
 
 
 OTHER = {"targets": {"q_proj": [16, 16], "v_proj": [16, 8]}}
@@ -300,13 +309,20 @@ BAD_MANIFESTS = {
     "inputs that differ": with_manifest(
         targets={"down_proj": [24, 16], "q_proj": [16, 16], "v_proj": [8, 8]}
     ),
+    "a size as a fraction": with_targets([24.0, 16], [16, 16], [16, 8]),
+    "a size as true": with_targets([24, 16], [16, 16], [16, True]),
+    "a huge size": with_targets([1 << 20, 16], [16, 16], [16, 8]),
+    "inputs that differ, committed": with_targets([24, 16], [16, 16], [8, 8]),
+    "three sizes": with_manifest(targets={"q_proj": [16, 16, 1], "v_proj": [16, 8]}),
     "another rank": with_manifest(r=3),
+    "a rank above a layer's size": with_targets([24, 16], [16, 16], [16, 8], 9),
     "rank 0": with_manifest(r=0),
     "a huge rank": with_manifest(r=1 << 40),
     "a huge scale": with_manifest(log2_scale=9),
     "scale as a fraction": with_manifest(log2_scale=0.5),
     "another dtype": with_manifest(dtype="int32"),
     "an unknown dtype": with_manifest(dtype="int64"),
+    "a dtype that is not stored": with_manifest(dtype="int8", commitment={"dtypes": ["int8"] * 6}),
     "dtype as a list": with_manifest(dtype=["int16"]),
     "another statement": with_manifest(statement="ab" * 32),
     "no statement": with_manifest(statement=""),
@@ -325,6 +341,14 @@ BAD_MANIFESTS = {
 def test_a_manifest_that_contradicts_itself(name):
     with ends("manifest"):
         Peer(offering(BAD_MANIFESTS[name]), "alice")
+
+
+@pytest.mark.parametrize("statement", ["", "ab", "ab" * 31, "ab" * 33, "g" * 64])
+def test_a_statement_digest_of_another_length(statement):
+    manifest = replace(committed()[1], statement=statement)
+    with pytest.raises(SessionError) as caught:
+        Manifest.decode(manifest.encode())
+    assert caught.value.check == "manifest"
 
 
 @pytest.mark.parametrize(
@@ -857,8 +881,9 @@ NAMES = ("x.attention", "x.inner", "delta.q_proj", "delta.v_proj", "delta.down_p
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_entry_of_a_saved_array(saved, name):
+    honest = arrays(saved)
     for layer in LAYERS:
-        tensors = arrays(saved)
+        tensors = honest | {name: honest[name].copy()}
         tensors[name][layer, -1, -1] += 1
         assert isinstance(refuses_arrays(saved, tensors), VerificationError)
 
@@ -884,19 +909,29 @@ ARRAY_CHANGES = {
 
 @pytest.mark.parametrize("how", ARRAY_CHANGES)
 def test_a_saved_array_is_changed(saved, how):
+    honest = arrays(saved)
     for name in NAMES:
-        tensors = arrays(saved)
+        tensors = dict(honest)
         changed = ARRAY_CHANGES[how](tensors[name])
         if changed is None:
             del tensors[name]
         else:
             tensors[name] = changed
-        refuses_arrays(saved, tensors)
+        error = refuses_arrays(saved, tensors)
+        assert isinstance(error, VerificationError if "swapped" in how else SessionError)
 
 
 @pytest.mark.parametrize("how", ["no tokens", "a token less", "a token twice", "a layer less"])
 def test_all_saved_arrays_are_changed_alike(saved, how):
     refuses_arrays(saved, {k: ARRAY_CHANGES[how](v) for k, v in arrays(saved).items()})
+
+
+def test_a_saved_column_is_moved_to_another_target(saved):
+    """Side by side the deltas of a group are the same, cut elsewhere."""
+    tensors = arrays(saved)
+    both = np.concatenate([tensors["delta.q_proj"], tensors["delta.v_proj"]], axis=2)
+    tensors["delta.q_proj"], tensors["delta.v_proj"] = both[..., :15], both[..., 15:]
+    assert isinstance(refuses_arrays(saved, tensors), SessionError)
 
 
 def test_one_saved_array_too_many(saved):

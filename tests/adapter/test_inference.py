@@ -964,7 +964,9 @@ def test_roots_and_openings_in_the_description(copied):
 def test_a_prompt_of_another_shape(honest, change):
     """From a file, if the prompt's commitment is not known beforehand."""
     given = replace(honest.tokens.commitment, treedef=None, **change)
-    refused(replace(honest, tokens=Commitment.from_json(given.identity())), {"claims"})
+    refused(replace(honest, tokens=given), {"claims"})
+    with pytest.raises(ZkjaxError):
+        verify_inference(replace(honest, tokens=Commitment.from_json(given.identity())))
 
 
 @pytest.mark.parametrize("change", [{"shapes": ((4, 3),)}, {"dtypes": ("int16",)}], ids=str)
@@ -1073,3 +1075,24 @@ def test_the_contributor_changes_its_manifest_under_a_known_digest(alice):
         changed = Contributor(alice.sealed, other, leakage=Leakage(other, 1.0))
         with pytest.raises(SessionError, match="another adapter"):
             session(changed, manifests={"alice": digest})
+
+
+def test_the_adapter_that_is_expected(honest):
+    """A third party names the manifest; the loss of any other adapter is refused."""
+    digest = honest.parts[0].manifest.digest.hex()
+    verify_inference(honest, manifests=[digest])
+    for wrong in (["00" * 32], [digest, digest], [honest.parts[0].manifest.commitment.root.hex()]):
+        with pytest.raises(VerificationError) as caught:
+            verify_inference(honest, manifests=wrong)
+        assert caught.value.check == "manifest"
+
+
+def test_more_deltas_than_anyone_can_check(honest):
+    """Sizes in a file do not decide what a verifier allocates."""
+    given = replace(honest.tokens.commitment, treedef=None, shapes=((1 << 20, 1 << 13),))
+    refused(replace(honest, tokens=given))
+
+
+def test_a_session_without_contributors():
+    with adapter.Session(CONFIG, BASE, {}) as s, pytest.raises(SessionError):
+        prove_inference(s, BASE, TOKENS)

@@ -244,15 +244,21 @@ def test_who_listens_learns_nothing(serve, certificates):
 
 def test_a_channel_that_is_closed(serve):
     """What is sent or awaited after the end fails by name, and closing twice is harmless."""
-    server = serve()
-    peer = server.peer()
+    peer = serve().peer()
     for _ in range(2):
         peer.abandon()
-    with ends("disconnected"):
-        peer.deltas(0, "attention", activations(16))
-    with fails("disconnected"):
-        peer.channel.receive(0.1)
-    peer.abandon()
+    seen: list[str] = []
+    for call in (
+        lambda: peer.deltas(0, "attention", activations(16)),
+        lambda: peer.channel.send(b""),
+        lambda: peer.channel.receive(0.1),
+    ):
+        try:
+            call()
+        except Exception as error:
+            seen.append(getattr(error, "check", repr(error)))
+    gc.collect()
+    assert seen == ["disconnected"] * 3
 
 
 # Who may connect ------------------------------------------------------------------------------
@@ -461,11 +467,14 @@ def test_an_oversize_frame_from_the_contributor(certificates):
         await connection.wait_closed()
 
     limits = Limits(frame_bytes=1 << 20)
-    with (
-        fake(handler, certificates) as server,
-        ends("limit"),
-    ):
-        Peer(channel_to(server, certificates, limits), "alice", limits=limits)
+    with fake(handler, certificates) as server:
+        with ends("limit"):
+            Peer(channel_to(server, certificates, limits), "alice", limits=limits)
+        channel = channel_to(server, certificates, limits)
+        channel.send(b"?")
+        with fails("limit"):  # the channel itself does not take it
+            channel.receive(PATIENCE)
+        channel.close()
 
 
 def test_a_text_frame_from_the_user(serve):
@@ -763,6 +772,22 @@ def test_a_user_that_disconnects_while_its_proof_is_made(serve):
     peer = server.peer("bob")
     drive(peer, seed=3)
     peer.finish()
+
+
+def test_a_proof_that_takes_longer_than_a_session(serve):
+    """The connection ends with the session's time, whatever the prover is at."""
+    owner, release = contributor(limits=Limits(session_seconds=2.0)), threading.Event()
+    server = serve(owner)
+    peer = server.peer()
+    drive(peer)
+    with mock.patch.object(owner, "prove", lambda record: release.wait(4 * PATIENCE) and b""):
+        try:
+            with ends("disconnected"):
+                peer.finish()
+            server.reported("ended (")
+        finally:
+            release.set()
+    server.serves()
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
