@@ -285,10 +285,21 @@ def with_manifest(**changes) -> Callable[[frames.Offer], frames.Offer]:
 def with_targets(
     down: list, q: list, v: list, r: int = 2
 ) -> Callable[[frames.Offer], frames.Offer]:
-    """A manifest of other sizes whose commitment has the same."""
+    """A manifest of other sizes whose commitment and statement have the same."""
     targets = {"down_proj": down, "q_proj": q, "v_proj": v}
     shapes = [s for i, o in targets.values() for s in ([2, int(i), r], [2, r, int(o)])]
-    return with_manifest(targets=targets, r=r, commitment={"shapes": shapes})
+
+    def change(offer):
+        honest = committed()[1]
+        sizes = {t: tuple(targets[t]) for t in honest.targets}
+        changed = with_manifest(targets=targets, r=r, commitment={"shapes": shapes})
+        try:
+            statement = one_token_digest(replace(honest, targets=sizes, r=r))
+        except Exception:
+            return changed(offer)
+        return with_manifest(statement=statement)(changed(offer))
+
+    return change
 
 
 OTHER = {"targets": {"q_proj": [16, 16], "v_proj": [16, 8]}}
