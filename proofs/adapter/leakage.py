@@ -23,6 +23,7 @@ from zkjax.files import write_atomically
 # its rounding, so the answers do not show it; float64 leaves about 1e-15 of noise.
 TOLERANCE = 1e-12
 DEFAULT_FRACTION = 0.5
+BLOCK = 64  # activations that are compared at a time
 
 
 class Leakage:
@@ -38,6 +39,7 @@ class Leakage:
         if not 0 < max_fraction <= 1:
             raise ValueError("max_fraction must be above 0 and at most 1")
         self.max_fraction, self.path = max_fraction, path
+        self._manifest = manifest.digest.hex()
         self._size = {g: manifest.inputs(g) for g in manifest.groups()}
         keys = [(layer, g) for layer in manifest.layers for g in self._size]
         self._tokens = dict.fromkeys(keys, 0)
@@ -49,6 +51,8 @@ class Leakage:
         if path is not None and path.exists():
             try:
                 saved = json.loads(path.read_text())
+                if saved["manifest"] != self._manifest:
+                    raise SealError(f"{path} is about another adapter")
                 for layer, group in keys:
                     entry = saved[f"{layer}/{group}"]
                     self._tokens[layer, group] = int(entry["tokens"])
@@ -71,9 +75,9 @@ class Leakage:
         key, size = (layer, group), self._size[group]
         allowed = int(self.max_fraction * size)
         with self._lock:
-            new = self._new_directions(key, x.astype(np.float64))
-            stored = new[: max(0, self._room // (8 * size))]
             before = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
+            new = self._new_directions(key, x.astype(np.float64), max(0, allowed - before))
+            stored = new[: max(0, self._room // (8 * size))]
             after = min(before + len(new), size)
             if after > allowed:
                 # No counts: they would tell one user what others have asked.
@@ -85,24 +89,22 @@ class Leakage:
             if len(new):
                 self._write()  # before the answer leaves
 
-    def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
-        """Orthonormal directions of x outside the counted space (all rows once memory is full)."""
+    def _new_directions(self, key, x: np.ndarray, most: int) -> np.ndarray:
+        """Orthonormal directions of x outside the counted space (all rows once memory is full); the
+        search ends when there are more than ``most``.
+        """
         if self._uncounted[key]:
             return x
-        basis, norms = self._basis[key], np.linalg.norm(x, axis=1)
-        rest = x[norms > 0] / norms[norms > 0][:, None]
-        found = np.zeros((0, x.shape[1]))
-        # One row after another: each counts if anything of it is left beside all before it.
-        for _ in range(2):  # the second pass removes what rounding left
-            rest = rest - (rest @ basis.T) @ basis
-        for row in rest:
-            for _ in range(2):
-                row = row - (row @ found.T) @ found
-                row = row - (row @ basis.T) @ basis
-            norm = np.linalg.norm(row)
-            if norm > TOLERANCE:
-                found = np.concatenate([found, row[None] / norm])
-        return found[: max(0, x.shape[1] - len(basis))]
+        space = self._basis[key]
+        known = len(space)
+        rows = np.unique(x[np.any(x, axis=1)], axis=0)
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            block = block / np.linalg.norm(block, axis=1, keepdims=True)
+            space = np.concatenate([space, _beside(space, block)])
+            if len(space) - known > most:
+                break
+        return space[known : max(known, x.shape[1])]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """For each site: tokens answered, dimension, input size, and the fraction known."""
@@ -128,5 +130,23 @@ class Leakage:
 
     def _write(self) -> None:
         if self.path is not None:
-            data = json.dumps(self.summary(), indent=1).encode()
+            data = json.dumps({"manifest": self._manifest} | self.summary(), indent=1).encode()
             write_atomically(self.path, data, private=True)
+
+
+def _beside(space: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Orthonormal directions of the rows of ``block`` (unit vectors) beside those of ``space``."""
+    for _ in range(2):  # the second pass removes what rounding left
+        block = block - (block @ space.T) @ space
+    q, r = np.linalg.qr(block.T)
+    if len(block) <= block.shape[1] and np.all(np.abs(np.diag(r)) > TOLERANCE):
+        return q.T
+    found = np.zeros((0, block.shape[1]))
+    for row in block:  # one after another: each counts if anything is left beside all before it
+        for _ in range(2):
+            row = row - (row @ found.T) @ found
+            row = row - (row @ space.T) @ space
+        norm = np.linalg.norm(row)
+        if norm > TOLERANCE:
+            found = np.concatenate([found, row[None] / norm])
+    return found

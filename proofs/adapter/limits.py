@@ -19,7 +19,7 @@ class Limits:
     """
 
     frame_bytes: int = 32 << 20
-    session_bytes: int = 256 << 20
+    session_bytes: int = 128 << 20
     idle_seconds: float = 60.0
     proof_seconds: float = 900.0
     session_seconds: float = 3600.0

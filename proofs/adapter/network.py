@@ -197,7 +197,7 @@ async def serving(
             return
         active += 1
         session = contributor.session()
-        number = secrets.token_hex(3)
+        number = secrets.token_hex(8)
         report(f"session {number}: opened")
         loop = asyncio.get_running_loop()
         try:

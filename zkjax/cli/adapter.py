@@ -72,7 +72,7 @@ def serve(
         ),
     ] = 0.5,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 32,
-    session_mib: Annotated[int, typer.Option(min=1, help="Activations and deltas kept.")] = 256,
+    session_mib: Annotated[int, typer.Option(min=1, help="Activations and deltas kept.")] = 128,
     frame_mib: Annotated[int, typer.Option(min=1, help="The largest frame.")] = 32,
     idle_seconds: Annotated[float, typer.Option(min=0.1, help="Silence that is borne.")] = 60.0,
     keep: Annotated[
