@@ -270,6 +270,7 @@ def verify_inference(
         _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):
         try:
+            part.manifest.check()
             part.manifest.require_base(inference.config)
             verify_ranges(part.manifest.commitment)
             _verify_part(part, tokens, inference.profile)

@@ -81,7 +81,11 @@ class Leakage:
             after = min(before + len(new), size)
             if after > allowed:
                 # No counts: they would tell one user what others have asked.
-                raise SessionError("leakage", f"layer {layer} {group} may not be asked any further")
+                raise SessionError(
+                    "leakage",
+                    f"layer {layer} {group} may not be asked any further: the owner's limit "
+                    "(max_fraction, --max-rank-fraction) is reached",
+                )
             self._room -= stored.nbytes
             self._basis[key] = np.concatenate([self._basis[key], stored])
             self._uncounted[key] += len(new) - len(stored)

@@ -132,7 +132,8 @@ def _named_failures():
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise SessionError("certificate", error.verify_message) from error
+        hint = "name the contributor's certificate (ca, --ca) if it has signed its own"
+        raise SessionError("certificate", f"{error.verify_message}; {hint}") from error
     except ssl.SSLError as error:
         raise SessionError("certificate", f"TLS failed ({error.reason})") from error
     except websockets.InvalidStatus as error:
