@@ -113,8 +113,9 @@ class Block(nnx.Module):
         q = self._linear(x, "q_proj", added, numerics).reshape(batch, length, kv, group, d)
         k = self._linear(x, "k_proj", added, numerics).reshape(batch, length, kv, d)
         v = self._linear(x, "v_proj", added, numerics).reshape(batch, length, kv, d)
-        q = rotate(q, *(t[:, None, None] for t in rotary), numerics)
-        k = rotate(k, *(t[:, None] for t in rotary), numerics)
+        cos, sin = rotary
+        q = rotate(q, cos[:, None, None], sin[:, None, None], numerics)
+        k = rotate(k, cos[:, None], sin[:, None], numerics)
         if cache is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, cache.filled, axis=1)
@@ -219,7 +220,8 @@ class Llama(nnx.Module):
                 return source(group, x)
 
             if layer_cache is not None:
-                layer_cache = Cache(*layer_cache, start)
+                k, v = layer_cache
+                layer_cache = Cache(k, v, start)
             block = nnx.merge(graph, layer_state)
             x, new = block(x, rotary, mask, deltas, numerics, layer_cache)
             return x, (seen if record else None, new and new[:2])
@@ -229,13 +231,17 @@ class Llama(nnx.Module):
         x, (seen, new) = (jax.lax.scan if scan else unrolled_scan)(body, x, layers)
         x = self.norm(x, numerics)
         head = table.T if self.config.tie_word_embeddings else self.lm_head[...]
-        return numerics.score(x @ head), seen, new and Cache(*new, start + length)
+        if new is not None:
+            k, v = new
+            new = Cache(k, v, start + length)
+        return numerics.score(x @ head), seen, new
 
     def empty_cache(self, batch: int, room: int) -> Cache:
         """A cache for up to ``room`` positions."""
         c = self.config
         shape = (c.num_hidden_layers, batch, room, c.num_key_value_heads, c.head_dim)
-        return Cache(*(jnp.zeros(shape, self.embed_tokens[...].dtype) for _ in range(2)), 0)
+        empty = jnp.zeros(shape, self.embed_tokens[...].dtype)
+        return Cache(empty, empty, 0)
 
 
 def unrolled_scan(body, carry, xs):

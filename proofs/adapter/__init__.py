@@ -25,7 +25,7 @@ _HOMES = {
     "loss_of": "session",
     "prove_inference": "inference",
     "commit_adapter": "contributor",
-    "serve": "network",
+    "serve": "server",
     "verify_inference": "inference",
     "verify_session": "record",
 }

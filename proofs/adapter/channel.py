@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from zkjax.proofs.adapter.contributor import Contributor, ContributorSession
+from zkjax.proofs.adapter.contributor_session import ContributorSession
 
 from zkjax.errors import SessionError
 
@@ -28,8 +28,8 @@ class Channel(Protocol):
 class MemoryChannel:
     """A contributor in the same process: each frame is answered when it is sent."""
 
-    def __init__(self, contributor: Contributor):
-        self.session: ContributorSession = contributor.session()
+    def __init__(self, session: ContributorSession):
+        self.session = session
         self._replies: list[bytes] = []
 
     def send(self, data: bytes) -> None:

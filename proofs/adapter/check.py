@@ -15,13 +15,14 @@ import numpy as np
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.pretrain import load_demo_base
+from zkjax.proofs.adapter.credentials import read_token
 from zkjax.proofs.adapter.inference import (
     Inference,
     prove_inference,
     require_manifests,
     verify_inference,
 )
-from zkjax.proofs.adapter.network import connect, read_token
+from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
 

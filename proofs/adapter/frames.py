@@ -140,14 +140,14 @@ class _Reader:
     def number(self) -> int:
         return int.from_bytes(self.take(4), "little")
 
-    def bytes(self) -> bytes:
+    def blob(self) -> bytes:
         return bytes(self.take(self.number()))
 
     def digest(self) -> bytes:
         return bytes(self.take(32))
 
     def text(self) -> str:
-        raw = self.bytes()
+        raw = self.blob()
         if len(raw) > MAX_TEXT:
             raise SessionError("frame", "a text is too long")
         try:
@@ -195,7 +195,7 @@ class Schema:
     """How each field of a frame is written and read, by the field's name."""
 
     digest = (lambda v: v, _Reader.digest)
-    sized = (_sized, _Reader.bytes)
+    sized = (_sized, _Reader.blob)
     text = (_text, _Reader.text)
     FIELDS: ClassVar = {
         "nonce": digest,

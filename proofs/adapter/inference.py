@@ -263,9 +263,11 @@ def verify_inference(
     if isinstance(base, Commitment):
         base = _structured(base, expected)
     else:
-        same = jax.tree.structure(base) == jax.tree.structure(expected) and all(
+        leaves, form = jax.tree.flatten(base)
+        wanted, wanted_form = jax.tree.flatten(expected)
+        same = [form] == [wanted_form] and all(
             np.shape(x) == e.shape and x.dtype == e.dtype
-            for x, e in zip(jax.tree.leaves(base), jax.tree.leaves(expected), strict=True)
+            for x, e in zip(leaves, wanted, strict=True)
         )
         _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):

@@ -21,7 +21,8 @@ from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.llama import Llama, lora_deltas, mean_loss
 from zkjax.proofs import adapter
 from zkjax.proofs.adapter import frames, inference
-from zkjax.proofs.adapter.contributor import Contributor, ContributorSession, commit_adapter
+from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
+from zkjax.proofs.adapter.contributor_session import ContributorSession
 from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
 from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.peer import Peer

@@ -24,12 +24,14 @@ from websockets.client import ClientProtocol
 from websockets.protocol import State
 from websockets.sync import client as ws_client
 from websockets.uri import parse_uri
-from zkjax.proofs.adapter import frames, network
+from zkjax.proofs.adapter import credentials, frames
 from zkjax.proofs.adapter.contributor import Contributor
+from zkjax.proofs.adapter.credentials import make_certificate, server_context
 from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.network import connect, make_certificate, server_context, serving
+from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.server import serving
 
 from adapter.common import (
     NONCE,
@@ -382,14 +384,14 @@ def test_a_token_file_that_cannot_be_used(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with fails("token"):
-        network.read_token(path)
+        credentials.read_token(path)
 
 
 def test_a_token_file_is_private_and_kept(tmp_path):
     path = tmp_path / "token"
-    token = network.make_token(path)
+    token = credentials.make_token(path)
     assert len(token) > 40 and path.stat().st_mode & 0o077 == 0
-    assert network.make_token(path) == network.read_token(path) == token
+    assert credentials.make_token(path) == credentials.read_token(path) == token
 
 
 def test_plain_connections_are_refused(serve):

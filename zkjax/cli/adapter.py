@@ -81,8 +81,9 @@ def serve(
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import network
+    from zkjax.proofs.adapter import credentials
     from zkjax.proofs.adapter.limits import Limits
+    from zkjax.proofs.adapter.server import serve as serve_sessions
     from zkjax.proofs.adapter.store import load_contributor
 
     if (certificate is None) != (key is None):
@@ -98,9 +99,10 @@ def serve(
     if certificate is None or key is None:
         certificate, key = folder / "certificate.pem", folder / "key.pem"
         if not certificate.exists():
-            network.make_certificate(folder, tuple(dict.fromkeys(("localhost", "127.0.0.1", host))))
+            names = tuple(dict.fromkeys(("localhost", "127.0.0.1", host)))
+            credentials.make_certificate(folder, names)
     token_file = token_file or folder / "token"
-    token = network.make_token(token_file)
+    token = credentials.make_token(token_file)
 
     def ready(bound: int) -> None:
         show.line(f"listening on wss://{host}:{bound}", "bold green")
@@ -109,8 +111,8 @@ def serve(
         show.line(f"  token        {token_file}  (give it to your users, in secret)")
         show.line(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
-    tls = network.server_context(certificate, key)
-    network.serve(
+    tls = credentials.server_context(certificate, key)
+    serve_sessions(
         contributor, token, tls, host=host, port=port, keep=keep, report=show.line, ready=ready
     )
 

@@ -1,0 +1,82 @@
+"""What the two parties know each other by: a token, and a TLS certificate."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import secrets
+import ssl
+from pathlib import Path
+
+from zkjax.errors import SessionError
+from zkjax.files import write_atomically
+
+
+def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
+    """TLS 1.3 with this certificate; SessionError("certificate") if the files cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # sessions are not resumed
+    try:
+        context.load_cert_chain(str(certificate), str(key))
+    except (OSError, ssl.SSLError) as error:
+        raise SessionError("certificate", f"{certificate} and {key}: {error}") from error
+    return context
+
+
+def make_token(path: Path) -> str:
+    """The token in a file, which is made if it is missing."""
+    if not path.exists():
+        write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
+    return read_token(path)
+
+
+def read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SessionError("token", f"{path} cannot be read ({error})") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise SessionError("token", f"{path} holds no usable token")
+    return token
+
+
+def make_certificate(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> None:
+    """Write a self-signed ``certificate.pem`` and its ``key.pem``, valid for a year."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
+    now = datetime.datetime.now(datetime.UTC)
+    public = key.public_key()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName([_alternative(h) for h in hosts]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    write_atomically(folder / "key.pem", private, private=True)
+    write_atomically(folder / "certificate.pem", certificate.public_bytes(pem))
+
+
+def _alternative(host: str):
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
