@@ -40,7 +40,11 @@ REFUSALS = {"VerificationError", "SessionError"}
 SOURCES = {
     PROOF_TESTS: (
         "zkjax/argument/*.py",
+        "zkjax/program/lookups.py",
+        "zkjax/program/onehot.py",
+        "zkjax/program/products.py",
         "zkjax/program/reduction.py",
+        "zkjax/program/resolver.py",
         "zkjax/program/tracing.py",
         "zkjax/program/trace.py",
         "zkjax/program/builder.py",

@@ -26,7 +26,8 @@ from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
 from zkjax.errors import VerificationError
 from zkjax.program.builder import PUBLIC_RANGES
-from zkjax.program.reduction import Reduction, Witness, tensor_ids
+from zkjax.program.reduction import reduce_program
+from zkjax.program.resolver import Resolver, Witness, tensor_ids
 from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Commitment
 
@@ -129,12 +130,8 @@ class Setup:
         phase=lambda name: None,
     ) -> LinearStatement:
         """Run the interactive part up to the linear statement; identical for all parties."""
-        reduction = Reduction(self.program, party, self.public, self.outputs, witness)
-        phase("lookups")
-        reduction.lookups(self.grinding)
-        phase("sumchecks")
-        reduction.outputs_and_zeros()
-        reduction.products()
+        resolver = Resolver(self.program, party, self.public, witness)
+        reduce_program(resolver, self.outputs, self.grinding, phase)
         phase("closing")
         committed = [
             Committed(t.layout, t.tensors, [values[i] for i in t.tensors] if values else None)

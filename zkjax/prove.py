@@ -22,7 +22,7 @@ from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import SealError, TraceError
 from zkjax.program.functionals import functional_value
 from zkjax.program.program import Port
-from zkjax.program.reduction import Witness, tensor_ids
+from zkjax.program.resolver import Witness, tensor_ids
 from zkjax.program.trace import Traced, trace_call
 from zkjax.proof import VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups

@@ -18,8 +18,8 @@ from zkjax.argument.entropy import SeededEntropy
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import VerificationError
 from zkjax.field.scalar import Scalar
+from zkjax.program import lookups
 from zkjax.program.program import Program
-from zkjax.program.reduction import Reduction
 from zkjax.program.tables import Table
 from zkjax.program.trace import trace
 from zkjax.proof import Proof
@@ -151,7 +151,7 @@ def test_a_sealed_output_that_is_not_the_computed_one():
 def test_a_lookup_denominator_of_zero():
     """A zero leaf makes the root denominator zero, so any numerator would do; it has no inverse."""
     traced, args = call()
-    honest_leaves = Reduction._leaves
+    honest_leaves = lookups.leaves
 
     def leaves(self, *rest):
         numerators, denominators = honest_leaves(self, *rest)
@@ -159,7 +159,7 @@ def test_a_lookup_denominator_of_zero():
         denominators[:, :2] = 0
         return numerators, denominators
 
-    with mock.patch.object(Reduction, "_leaves", leaves):
+    with mock.patch.object(lookups, "leaves", leaves):
         _, proof = prove(traced, args)
     rejected(traced, proof, "linear test")
 

@@ -15,8 +15,9 @@ import zkjax
 from soundness.cheating import prove, rejected, trace_call, variables
 from zkjax import fixed
 from zkjax.field import goldilocks as gl
+from zkjax.program import lookups, products
 from zkjax.program.program import Program
-from zkjax.program.reduction import Reduction, Witness
+from zkjax.program.resolver import Witness
 
 X = np.arange(-12, 12, dtype=np.int16).reshape(4, 6)
 
@@ -31,7 +32,7 @@ def test_a_lookup_tree_over_other_values():
     program = traced.statement.program
     honest = program.evaluate([X])
     counts = program.multiplicities(honest)
-    leaves = Reduction._leaves
+    leaves = lookups.leaves
 
     def other_leaves(self, *args):
         mine, self.witness = self.witness, Witness(honest, counts)
@@ -42,7 +43,7 @@ def test_a_lookup_tree_over_other_values():
 
     (target,) = variables(traced, "round")
     with (
-        mock.patch.object(Reduction, "_leaves", other_leaves),
+        mock.patch.object(lookups, "leaves", other_leaves),
         mock.patch("soundness.cheating.multiplicities", lambda program, values: counts),
     ):
         outputs, proof = prove(traced, (zkjax.seal(X),), {target: lambda y: y + 1})
@@ -53,7 +54,7 @@ def test_a_lookup_tree_over_other_values():
 def test_lookers_left_out_of_the_tree():
     """A value outside its table gets numerator 0, as if it had never been looked up."""
     traced = trace_call(rounded, (zkjax.seal(X),))
-    leaves = Reduction._leaves
+    leaves = lookups.leaves
 
     def without_strays(self, slots, log_size, alpha, beta):
         numerators, denominators = leaves(self, slots, log_size, alpha, beta)
@@ -68,7 +69,7 @@ def test_lookers_left_out_of_the_tree():
         return numerators, denominators
 
     (target,) = variables(traced, "round")
-    with mock.patch.object(Reduction, "_leaves", without_strays):
+    with mock.patch.object(lookups, "leaves", without_strays):
         _, proof = prove(traced, (zkjax.seal(X),), {target: lambda y: y + 1})
     rejected(traced, proof, "linear test")
 
@@ -82,7 +83,7 @@ def test_a_product_of_other_factors():
     args = zkjax.seal(X), zkjax.seal(np.arange(24, dtype=np.int16).reshape(4, 6))
     traced = trace_call(times, args)
     (product,) = variables(traced, "multiply")
-    instance = Reduction._multiply_instance
+    instance = products.multiply_instance
 
     def shifted(self, var, op, weighted):
         for made, tables in instance(self, var, op, weighted):
@@ -99,7 +100,7 @@ def test_a_product_of_other_factors():
     values = traced.statement.program.evaluate([a.leaves[0] for a in args])
     op = traced.statement.program.ops[product]
     lie = (values[op.inputs[0]] + 1) * values[op.inputs[1]]
-    with mock.patch.object(Reduction, "_multiply_instance", shifted):
+    with mock.patch.object(products, "multiply_instance", shifted):
         outputs, proof = prove(traced, args, {product: lambda z: lie})
     assert np.array_equal(outputs, jnp.asarray(lie))
     rejected(traced, proof, "linear test")
@@ -115,7 +116,7 @@ def test_a_onehot_of_other_bits():
     args = zkjax.seal(np.arange(32, dtype=np.int16).reshape(8, 4)), zkjax.seal(index)
     traced = trace_call(pick, args)
     (onehot,) = variables(traced, "onehot")
-    honest = Reduction._reduce_onehot
+    honest = products.reduce_onehot
 
     def other_bits(self, var, *rest):
         mine = self.witness
@@ -131,7 +132,7 @@ def test_a_onehot_of_other_bits():
             self.witness = mine
 
     lie = (index[:, None] + 1 == np.arange(8)).astype(np.float64)
-    with mock.patch.object(Reduction, "_reduce_onehot", other_bits):
+    with mock.patch.object(products, "reduce_onehot", other_bits):
         outputs, proof = prove(traced, args, {onehot: lambda h: lie})
     assert outputs[:, 0].tolist() == [4, 12, 20, 28]
     rejected(traced, proof, "linear test")

@@ -23,7 +23,8 @@ from zkjax.errors import TraceError, ValueRangeError, VerificationError
 from zkjax.field import goldilocks as gl
 from zkjax.field.goldilocks import P
 from zkjax.field.scalar import Scalar
-from zkjax.program.reduction import Reduction
+from zkjax.program import products
+from zkjax.program.resolver import Resolver
 from zkjax.verify import verify_statement
 
 
@@ -102,7 +103,7 @@ def test_a_chosen_pad_does_not_shift_a_public_factor():
     traced = trace_call(public_times_private, (X, sealed))
     (product,), reshapes = variables(traced, "multiply"), variables(traced, "reshape")
     pads: set[int] = set()
-    honest_claim, honest_instance = Reduction._claim, Reduction._multiply_instance
+    honest_claim, honest_instance = Resolver._claim, products.multiply_instance
 
     def claim(self, var, weights):
         before = self.party.singles
@@ -123,11 +124,11 @@ def test_a_chosen_pad_does_not_shift_a_public_factor():
 
             yield made, shifted
 
-    with mock.patch.object(Reduction, "_claim", claim):
+    with mock.patch.object(Resolver, "_claim", claim):
         prove(traced, (X, sealed))
     lie = {product: lambda v: (X.reshape(6) - 1.0) * Y}
     pad = Scalar.of(1, 2)
-    with mock.patch.object(Reduction, "_multiply_instance", instance):
+    with mock.patch.object(products, "multiply_instance", instance):
         outputs, proof = prove(
             traced, (X, sealed), lie, entropy=ChosenPads(dict.fromkeys(pads, pad))
         )

@@ -3,7 +3,7 @@
 A variable is an integer tensor. Operations fall in three classes:
 
 - ``linear``: an affine map, rank-one functionals go to rank-one functionals (``pull``);
-- ``product``: multiply, contract, onehot; reduced by a sumcheck in ``reduction``;
+- ``product``: multiply, contract, onehot; reduced by a sumcheck in ``products``;
 - ``advice``: committed by the prover; ``evaluate`` is the honest hint. Its uniqueness comes from
   the relations the tracer adds beside it.
 
@@ -228,7 +228,7 @@ def _reshape_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 
 
 class NotRankOne(Exception):
-    """A functional on merged axes does not split; ``reduction`` uses a sumcheck instead."""
+    """A functional on merged axes does not split; ``products`` uses a sumcheck instead."""
 
 
 @rule("reshape", "linear", _reshape_pull)
