@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from zkjax.errors import StatementError
 from zkjax.program.builder import DTYPE_RANGES, Builder
+from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port
 from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Commitment
@@ -32,7 +33,7 @@ def _range_statement(shapes, dtypes) -> Statement:
         var = builder.input(i, shape, dtype, str(i))
         builder.input_range_check(var, dtype, str(i))
         ports.append(Port(var, dtype, 0, str(i)))
-    return Statement(builder.finish(ports, [])[0])
+    return Statement(normal_form(builder, ports, [])[0])
 
 
 def range_claims(commitment: Commitment) -> Claims:

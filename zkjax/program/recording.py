@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zkjax._compat import scan_sizes
-from zkjax.program.tracing import inner_jaxpr
+from zkjax.program.jaxprs import inner_jaxpr
 
 
 def record_carries(closed, inputs: Sequence[Any]) -> tuple[list, dict[tuple[int, int], Any]]:

@@ -16,6 +16,7 @@ from zkjax.errors import StatementError, TraceError, VerificationError
 from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
 from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port
 from zkjax.program.recording import record_carries
 from zkjax.program.statement import Statement
@@ -236,7 +237,7 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
             checked = b.affine([(sym.var, 1)], -low, bound=high - low)
             b.range_check(checked, bits, sym.var, f"output {name} does not fit {dtype}")
         out_ports.append(Port(sym.var, dtype, group, name))
-    program, kept = b.finish(ports, out_ports)
+    program, kept = normal_form(b, ports, out_ports)
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
     return Traced(Statement(program), closed, carries, out_tree, sealed_outputs)
 

@@ -1,24 +1,6 @@
-"""The operations of a statement: shape, exact evaluation, and how a claim on the output reduces.
-
-A variable is an integer tensor. Operations fall in three classes:
-
-- ``linear``: an affine map, rank-one functionals go to rank-one functionals (``pull``);
-- ``product``: multiply, contract, onehot; reduced by a sumcheck in ``products``;
-- ``advice``: committed by the prover; ``evaluate`` is the honest hint. Its uniqueness comes from
-  the relations the tracer adds beside it.
-
-A functional on a variable is a tuple of vectors, one (kappa, length) array an axis, over *logical*
-coordinates only: padding has no weight anywhere. ``pull`` returns (operand, weights, coefficient);
-operand None is the constant 1.
-
-Values are float64 arrays of exact integers below 2^53; the claims live in the field.
-"""
+"""Linear operations: each with its pull-back of rank-one functionals."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,62 +8,7 @@ from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field.scalar import Scalar
-
-Shape = tuple[int, ...]
-Weights = tuple[np.ndarray, ...]
-Pulled = list[tuple[int | None, Weights, Scalar]]
-
-
-@dataclass(frozen=True)
-class Op:
-    """One instruction. ``inputs`` are variable numbers; ``params`` holds integers, strings,
-    tuples.
-    """
-
-    kind: str
-    inputs: tuple[int, ...]
-    shape: Shape
-    params: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What the system knows of one kind of operation."""
-
-    cls: str  # "input", "linear", "product" or "advice"
-    evaluate: Callable[..., np.ndarray] | None = None
-    pull: Callable[..., Pulled] | None = None
-
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(kind: str, cls: str, pull=None):
-    """Register the evaluation that follows (and the pull-back) of an operation."""
-
-    def register(evaluate):
-        RULES[kind] = Rule(cls, evaluate, pull)
-        return evaluate
-
-    return register
-
-
-def total(w: np.ndarray) -> Scalar:
-    """The sum of a weight vector."""
-    return Scalar.from_array(ext.sum_mod(w))
-
-
-def ones(n: int, kappa: int) -> np.ndarray:
-    w = np.zeros((kappa, n), dtype=np.uint64)
-    w[0] = 1
-    return w
-
-
-RULES["input"] = Rule("input")
-RULES["constant"] = Rule("input")
-
-
-# Linear --------------------------------------------------------------------------------------
+from zkjax.program.ops.rule import NotRankOne, Op, Pulled, Shape, Weights, ones, rule, total
 
 
 def _affine_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
@@ -227,10 +154,6 @@ def _reshape_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), coefficient)]
 
 
-class NotRankOne(Exception):
-    """A functional on merged axes does not split; ``products`` uses a sumcheck instead."""
-
-
 @rule("reshape", "linear", _reshape_pull)
 def _reshape(op: Op, x):
     return np.reshape(x, op.shape)
@@ -337,127 +260,3 @@ def _shift(op: Op, init, carry):
     if op.params[0]:
         return np.concatenate([carry[1:], init[None]])
     return np.concatenate([init[None], carry[:-1]])
-
-
-# Products -------------------------------------------------------------------------------------
-
-
-@rule("multiply", "product")
-def _multiply(op: Op, x, y):
-    return x * y
-
-
-@dataclass(frozen=True)
-class ContractAxes:
-    """Axis numbers of a contraction: output axes are batch, then free of x, then free of y."""
-
-    batch: tuple[tuple[int, int], ...]
-    summed: tuple[tuple[int, int], ...]
-    x_free: tuple[int, ...]
-    y_free: tuple[int, ...]
-
-    @classmethod
-    def of(cls, op: Op, x_rank: int, y_rank: int) -> ContractAxes:
-        batch, summed = op.params
-        used_x = {a for a, _ in batch + summed}
-        used_y = {b for _, b in batch + summed}
-        return cls(
-            batch,
-            summed,
-            tuple(a for a in range(x_rank) if a not in used_x),
-            tuple(b for b in range(y_rank) if b not in used_y),
-        )
-
-
-@rule("contract", "product")
-def _contract(op: Op, x, y):
-    """params (batch pairs, summed pairs)."""
-    axes = ContractAxes.of(op, x.ndim, y.ndim)
-    left = np.transpose(
-        x, [a for a, _ in axes.batch] + list(axes.x_free) + [a for a, _ in axes.summed]
-    )
-    right = np.transpose(
-        y, [b for _, b in axes.batch] + [b for _, b in axes.summed] + list(axes.y_free)
-    )
-    batch = left.shape[: len(axes.batch)]
-    inner = int(np.prod([x.shape[a] for a, _ in axes.summed], dtype=np.int64))
-    left = left.reshape(*batch, -1, inner)
-    right = right.reshape(*batch, inner, -1)
-    return np.matmul(left, right).reshape(op.shape)
-
-
-@rule("onehot", "product")
-def _onehot(op: Op, *bits):
-    """[index == j] on a new last axis of length params[0]; the index is given by its bits, low
-    first.
-    """
-    index = sum(b * float(1 << i) for i, b in enumerate(bits))
-    return (index[..., None] == np.arange(op.params[0])).astype(np.float64)
-
-
-# Advice: the honest hints -------------------------------------------------------------------
-
-
-@rule("round", "advice")
-def _round(op: Op, z):
-    """floor((z + 2^(s-1)) / 2^s); params (s,)."""
-    return np.floor(z * 2.0 ** -op.params[0] + 0.5)
-
-
-@rule("limb", "advice")
-def _limb(op: Op, v):
-    """Bits [shift, shift + width) of a non-negative value; params (shift, width)."""
-    shift, width = op.params
-    high = np.floor(v * 2.0**-shift)
-    return high - np.floor(high * 2.0**-width) * 2.0**width
-
-
-@rule("lookup", "advice")
-def _lookup(op: Op, x, *, tables):
-    """A column of a table at key x; params (table, column)."""
-    table = tables[op.params[0]]
-    index = np.clip(x - table.columns[0][0], 0, table.rows - 1).astype(np.int64)
-    return table.columns[op.params[1]][index].astype(np.float64)
-
-
-@rule("divide", "advice")
-def _divide(op: Op, numerator, denominator):
-    """floor(n / d) for d > 0 (0 where d is not positive, which the relations then reject)."""
-    safe = np.where(denominator > 0, denominator, 1.0)
-    q = np.floor(numerator / safe)
-    q = np.where(q * safe > numerator, q - 1, q)
-    q = np.where((q + 1) * safe <= numerator, q + 1, q)
-    return np.where(denominator > 0, q, 0.0)
-
-
-@rule("rsqrt", "advice")
-def _rsqrt(op: Op, x):
-    """The largest y >= 0 with x y^2 <= 2^k; params (k,)."""
-    target = 2.0 ** op.params[0]
-    safe = np.where(x > 0, x, 1.0)
-    y = np.floor(np.sqrt(target / safe))
-    y = np.where(safe * y * y > target, y - 1, y)
-    y = np.where(safe * (y + 1) * (y + 1) <= target, y + 1, y)
-    return np.where(x > 0, y, 0.0)
-
-
-@rule("max", "advice")
-def _max(op: Op, x):
-    """Maximum over the last axis."""
-    return np.max(x, axis=-1)
-
-
-@rule("argmax_bit", "advice")
-def _argmax_bit(op: Op, x):
-    """Bit params[0] of the first index at which the last axis is largest."""
-    return ((np.argmax(x, axis=-1) >> op.params[0]) & 1).astype(np.float64)
-
-
-@rule("nonnegative", "advice")
-def _nonnegative(op: Op, x):
-    """1 where x >= 0, else 0."""
-    return (x >= 0).astype(np.float64)
-
-
-# A scan's carry-out; its values come from running the scan, because they depend on themselves.
-RULES["carry"] = Rule("advice")

@@ -1,0 +1,86 @@
+"""What JAX's equations say: the bodies of calls, values known at trace time, source lines."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+
+import numpy as np
+
+CALLS = {
+    "checkpoint",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "jit",
+    "pjit",
+    "remat",
+    "remat2",
+}
+
+
+def inner_jaxpr(eqn):
+    """The body of a call-like equation (jit, custom_jvp_call, remat, ...), or None."""
+    from jax.extend.core import ClosedJaxpr
+
+    if eqn.primitive.name not in CALLS:
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(key)
+        if inner is not None:
+            if hasattr(inner, "jaxpr"):
+                return inner
+            return ClosedJaxpr(inner, ())
+    return None
+
+
+def fold_constants(eqn, inputs: list[np.ndarray]) -> list:
+    """Evaluate an equation whose operands are all known at trace time."""
+    if eqn.primitive.name == "broadcast_in_dim":
+        shape, dims = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+        spread = [1] * len(shape)
+        for i, d in enumerate(dims):
+            spread[d] = inputs[0].shape[i]
+        return [np.broadcast_to(inputs[0].reshape(spread), shape)]
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        out = eqn.primitive.bind(*inputs, **eqn.params)
+    out = out if eqn.primitive.multiple_results else [out]
+    return [np.asarray(v) for v in out]
+
+
+_PACKAGES: list[str] = []
+
+
+def _library_folders() -> list[str]:
+    if not _PACKAGES:
+        for name in ("jax", "jaxlib", "flax", "optax", "zkjax"):
+            try:
+                module = importlib.import_module(name)
+            except ImportError:
+                continue
+            _PACKAGES.extend(os.path.abspath(folder) + os.sep for folder in module.__path__)
+        # The arithmetic of our own models is not where a user looks either.
+        home = importlib.util.find_spec("zkjax.models")
+        if home is not None and home.submodule_search_locations:
+            folder = os.path.abspath(home.submodule_search_locations[0])
+            _PACKAGES.append(os.path.join(folder, "numerics.py"))
+    return _PACKAGES
+
+
+def source_line(eqn) -> str:
+    """file:line (function) of the innermost user frame of an equation, or ''."""
+    traceback = getattr(eqn.source_info, "traceback", None)
+    if traceback is None:
+        return ""
+    folders = _library_folders()
+    for frame in traceback.frames:
+        name = frame.file_name
+        if name.startswith("<") or os.path.abspath(name).startswith(tuple(folders)):
+            continue
+        return f"{name}:{frame.line_num} ({frame.function_name})"
+    return ""

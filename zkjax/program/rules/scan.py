@@ -1,0 +1,160 @@
+"""``scan``: one body for all steps at once; the carry-in is the carry-out, shifted by a step.
+
+The body is vmapped over the steps, so a loop over n layers costs n times the elements of one layer
+and no more operations. The carry-out is a variable of its own (``carry``) that must equal what the
+body computes; the bound and the fraction bits of a carry are found by running the body until they
+do not change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from zkjax._compat import scan_sizes
+from zkjax.errors import OverflowBoundError, ScaleError
+from zkjax.program.tracing import Sym, Tracer, Value, primitive
+
+MAX_ATTEMPTS = 12
+
+
+@dataclass
+class _Loop:
+    """A scan equation with its body batched.
+
+    Attributes:
+      kept: for each carry whether the body hands it through; it is a constant of the loop then.
+    """
+
+    body: Any
+    consts: list[Value]
+    start: list[Sym]
+    xs: list[Value]
+    kept: list[bool]
+    number: int
+    length: int
+    reverse: bool
+
+    @classmethod
+    def of(cls, t: Tracer, eqn, inputs) -> _Loop:
+        import jax
+        from jax.extend.core import jaxpr_as_fun
+
+        p = eqn.params
+        length, closed = p["length"], p["jaxpr"]
+        n_const, n_carry = scan_sizes(p)
+        first_x = n_const + n_carry
+        avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+        body_in, body_out = closed.jaxpr.invars, closed.jaxpr.outvars
+        kept = [body_out[i] is body_in[n_const + i] for i in range(n_carry)]
+        axes = [None] * n_const + [None if k else 0 for k in kept]
+        axes += [0] * (len(avals) - len(axes))
+        stacked = [
+            a if axis is None else jax.ShapeDtypeStruct((length, *a.shape), a.dtype)
+            for a, axis in zip(avals, axes, strict=True)
+        ]
+        batched = jax.vmap(jaxpr_as_fun(closed), in_axes=axes, axis_size=length)
+        body = jax.make_jaxpr(batched)(*stacked)
+        start = [
+            t.sym(v, a.shape)
+            for v, a in zip(inputs[n_const:first_x], avals[n_const:first_x], strict=True)
+        ]
+        number, t.scans = t.scans, t.scans + 1
+        consts, xs = list(inputs[:n_const]), list(inputs[first_x:])
+        return cls(body, consts, start, xs, kept, number, length, bool(p["reverse"]))
+
+
+@dataclass
+class _Steps:
+    """One run of the body: carry variables (None if kept), outputs, and the carries among them."""
+
+    carries: list[int | None]
+    outputs: list[Value]
+    leaving: list[Sym]
+
+
+@primitive("scan")
+def _scan(t: Tracer, eqn, *inputs):
+    loop = _Loop.of(t, eqn, inputs)
+    if not loop.start:
+        return t.run(loop.body, [*loop.consts, *loop.xs])
+    return _results(t, loop, _settled(t, loop))
+
+
+def _settled(t: Tracer, loop: _Loop) -> _Steps:
+    """Run the body until the carries' fraction bits and bounds do not grow."""
+    b, mark = t.builder, t.mark()
+    bounds = [b.bounds[s.var] for s in loop.start]
+    allowance: list[int] | None = None
+    for attempt in range(MAX_ATTEMPTS):
+        steps = _run(t, loop, bounds)
+        pairs = list(zip(loop.start, steps.leaving, strict=True))
+        fractions = [max(s.fraction, o.fraction) for s, o in pairs]
+        if fractions != [s.fraction for s in loop.start]:
+            if attempt:
+                i = next(i for i, s in enumerate(loop.start) if fractions[i] != s.fraction)
+                raise ScaleError(
+                    f"carry {i} of a scan enters with {loop.start[i].fraction} fraction bits and "
+                    f"leaves with {fractions[i]}; round it inside the body with zkjax.fixed.round",
+                    t.where,
+                )
+            t.rollback(mark)
+            loop.start = [t.at_fraction(s, f) for s, f in zip(loop.start, fractions, strict=True)]
+            mark = t.mark()
+            bounds = [b.bounds[s.var] for s in loop.start]
+            continue
+        reached = [b.bounds[o.var] << (s.fraction - o.fraction) for s, o in pairs]
+        growth = [max(0, new - old) for new, old in zip(reached, bounds, strict=True)]
+        if not any(growth):
+            return steps
+        if allowance and all(g <= a for g, a in zip(growth, allowance, strict=True)):
+            return steps
+        # A carry that grows by a constant a step: extrapolate, then confirm.
+        allowance = growth if attempt else None
+        reach = loop.length if attempt else 1
+        bounds = [old + g * reach for old, g in zip(bounds, growth, strict=True)]
+        t.rollback(mark)
+    raise OverflowBoundError("the carry of a scan has no bound; round it inside the body", t.where)
+
+
+def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:
+    """The body on all steps, with carries of these bounds."""
+    b = t.builder
+    carries: list[int | None] = []
+    entering: list[Sym] = []
+    for i, s in enumerate(loop.start):
+        if loop.kept[i]:
+            carries.append(None)
+            entering.append(s)
+            continue
+        shape = (loop.length, *b.shape(s.var))
+        t.carry_keys.append((loop.number, i))
+        t.carry_fractions.append(s.fraction)
+        carry = b.add("carry", (), shape, bounds[i], len(t.carry_keys) - 1)
+        carries.append(carry)
+        moved_bound = max(bounds[i], b.bounds[s.var])
+        moved = b.add("shift", (s.var, carry), shape, moved_bound, loop.reverse)
+        entering.append(Sym(moved, s.fraction))
+    outputs = t.run(loop.body, [*loop.consts, *entering, *loop.xs])
+    leaving = [
+        s if kept else t.sym(v, (loop.length, *b.shape(s.var)))
+        for v, s, kept in zip(outputs, loop.start, loop.kept, strict=False)
+    ]
+    return _Steps(carries, outputs, leaving)
+
+
+def _results(t: Tracer, loop: _Loop, steps: _Steps) -> list[Value]:
+    """Tie every carry to what the body computed; the last carries and the stacked outputs."""
+    b = t.builder
+    results: list[Value] = []
+    last = 0 if loop.reverse else loop.length - 1
+    for s, carry, out in zip(loop.start, steps.carries, steps.leaving, strict=True):
+        if carry is None:
+            results.append(s)
+            continue
+        out = t.at_fraction(out, s.fraction)
+        b.require_zero(b.affine([(out.var, 1), (carry, -1)], bound=1), carry)
+        shape = b.shape(carry)
+        row = b.slice(carry, (last,) + (0,) * (len(shape) - 1), (1, *shape[1:]))
+        results.append(Sym(b.reshape(row, shape[1:]), s.fraction))
+    return [*results, *steps.outputs[len(loop.start) :]]
