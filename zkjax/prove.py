@@ -13,9 +13,9 @@ import numpy as np
 
 from zkjax._callable import make_callable
 from zkjax._compat import x64
-from zkjax.argument import kernels, opening
+from zkjax.argument import kernels, opening_prover
 from zkjax.argument.entropy import Entropy
-from zkjax.argument.opening import Member
+from zkjax.argument.opening import MASK_ROWS, Member
 from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
@@ -232,13 +232,13 @@ def _prove(
         "y": entropy.scalars(triples, kappa),
     }
     pads["xy"] = [x * y for x, y in zip(pads["x"], pads["y"], strict=True)]
-    mus = opening.split_mu(len(setup.codes) + 1, kappa, entropy)
+    mus = opening_prover.split_mu(len(setup.codes) + 1, kappa, entropy)
     masks = []
     for code, mu in zip(setup.codes, mus, strict=False):
-        rows = opening.group_masks(code, mu, entropy)
+        rows = opening_prover.group_masks(code, mu, entropy)
         mask = Tableau.fresh(rows, code.log_length, entropy)
         transcript.write("mask commitment", mask.root)
-        masks.append(Member("masks", mask.root, opening.MASK_ROWS * kappa, mask))
+        masks.append(Member("masks", mask.root, MASK_ROWS * kappa, mask))
     pad_code = setup.pad_code(counts)
     pad_values = np.concatenate(
         [
@@ -247,7 +247,7 @@ def _prove(
         ],
         axis=1,
     )
-    rows = opening.pad_tableau_rows(pad_values, pad_code, mus[-1], entropy)
+    rows = opening_prover.pad_tableau_rows(pad_values, pad_code, mus[-1], entropy)
     pad_tableau = Tableau.fresh(rows, pad_code.log_length, entropy)
     transcript.write("pad commitment", pad_tableau.root)
     phases.start("lookups")
@@ -260,7 +260,7 @@ def _prove(
     setup.fill_weights(linear, groups, pad_plan, counts)
     budget = setup.budget(party, pad_plan)
     budget.check()
-    opening.prove(transcript, profile, groups, pad_plan)
+    opening_prover.prove(transcript, profile, groups, pad_plan)
     phases.stop()
     leaves, _ = setup.lookup_size()
     report = {

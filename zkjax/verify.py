@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -29,12 +30,18 @@ def verify_statement(statement: Statement, proof: Proof) -> Budget:
     Raises:
       VerificationError: naming the check that failed.
     """
-    try:
+    with _refused_if_malformed():
         return _verify(statement, proof)
+
+
+@contextlib.contextmanager
+def _refused_if_malformed():
+    """Whatever fails inside is a refusal: objects made in memory may hold anything."""
+    try:
+        yield
     except VerificationError:
         raise
     except Exception as error:
-        # Nothing a proof contains should lead here; a malformed statement may.
         raise VerificationError("malformed input", f"{type(error).__name__}: {error}") from error
 
 
@@ -126,7 +133,6 @@ def verify(
     """
 
     def check(*args, proof: Proof):
-        require_profile(proof.profile, profile)
         if isinstance(statement, Statement):
             checked, unflatten = statement, list
             arrays, commitments = bind_arguments(statement, args)
@@ -136,21 +142,29 @@ def verify(
             traced = trace_call(statement, args, sealed_outputs)
             checked, unflatten = traced.statement, traced.unflatten_outputs
             arrays, commitments = traced.public_inputs(args)
-        if not isinstance(proof.claims, Claims):
-            raise VerificationError("claims", "missing")
-        if proof.claims.context != context:
-            raise VerificationError("claims", "the proof is bound to another context")
-        for index, value in arrays.items():
-            claimed = proof.claims.inputs.get(index)
-            if claimed is None or not np.array_equal(claimed, value):
-                name = checked.program.inputs[index].name
-                raise VerificationError("claims", f"the public input {name} differs")
-        if list(commitments) != list(proof.claims.input_commitments):
-            raise VerificationError("claims", "the proof is about other commitments")
-        verify_statement(checked, proof)
-        return unflatten(claimed_outputs(checked, proof.claims))
+        with _refused_if_malformed():
+            claims = proof.claims
+            require_profile(claims.profile, profile)
+            _require_arguments(checked, claims, arrays, commitments)
+            if claims.context != context:
+                raise VerificationError("claims", "the proof is bound to another context")
+            _verify(checked, proof)
+            return unflatten(claimed_outputs(checked, claims))
 
     return check
+
+
+def _require_arguments(
+    statement: Statement, claims: Claims, arrays: dict[int, np.ndarray], commitments: list
+) -> None:
+    """The proof must be about the verifier's own arguments."""
+    for index, value in arrays.items():
+        claimed = claims.inputs.get(index)
+        if claimed is None or not np.array_equal(claimed, value):
+            name = statement.program.inputs[index].name
+            raise VerificationError("claims", f"the public input {name} differs")
+    if list(commitments) != list(claims.input_commitments):
+        raise VerificationError("claims", "the proof is about other commitments")
 
 
 def claimed_outputs(statement: Statement, claims: Claims) -> list[Any]:

@@ -19,7 +19,7 @@ from reference import (
     random_field,
 )
 
-from zkjax.argument import merkle, opening
+from zkjax.argument import merkle, opening, opening_prover
 from zkjax.argument.budget import Profile, choose_code
 from zkjax.argument.code import Code
 from zkjax.argument.entropy import SeededEntropy
@@ -48,7 +48,7 @@ class Instance:
     def __init__(self, kappa: int = 2, groups=GROUPS, triples: int = 1, seed: int = 1, forced=None):
         self.kappa, self.profile = kappa, PROFILES[kappa]
         entropy, rng = SeededEntropy(seed), np.random.default_rng(7)
-        mus = opening.split_mu(len(groups) + 1, kappa, entropy)
+        mus = opening_prover.split_mu(len(groups) + 1, kappa, entropy)
         self.groups, self.values = [], []
         for (log_row, sizes), mu in zip(groups, mus, strict=False):
             code = forced or choose_code(log_row, 1, self.profile)
@@ -58,7 +58,7 @@ class Instance:
                 for i, v in enumerate(values)
             ]
             masks = self.member(
-                "masks", opening.group_masks(code, mu, entropy), code.log_length, entropy
+                "masks", opening_prover.group_masks(code, mu, entropy), code.log_length, entropy
             )
             weights = random_field(rng, (kappa, sum(sizes)))
             point = random_field(rng, (kappa, log_row))
@@ -83,7 +83,7 @@ class Instance:
     def commit_pads(self) -> None:
         """Commit ``pad_values`` (again, after a test has changed them)."""
         entropy = SeededEntropy(99)
-        rows = opening.pad_tableau_rows(self.pad_values, self.pad_code, self.pad_mu, entropy)
+        rows = opening_prover.pad_tableau_rows(self.pad_values, self.pad_code, self.pad_mu, entropy)
         member = self.member("pads", rows, self.pad_code.log_length, entropy)
         count = self.pad_values.shape[1]
         self.pads = Pads(self.pad_code, member, count, self.triples, self.pad_weights)
@@ -104,7 +104,7 @@ class Instance:
     def prove(self, change=None) -> bytes:
         transcript = (ProverTranscript if change is None else Tampering)("opening", self.kappa)
         transcript.change = change
-        opening.prove(transcript, self.profile, self.groups, self.pads)
+        opening_prover.prove(transcript, self.profile, self.groups, self.pads)
         return transcript.proof
 
     def verify(self, proof: bytes, known: Scalar | None = None) -> None:
@@ -358,7 +358,7 @@ def test_a_compensated_total_is_still_rejected():
             super().write_field(kind, values)
 
     transcript = Both("opening", 2)
-    opening.prove(transcript, instance.profile, instance.groups, instance.pads)
+    opening_prover.prove(transcript, instance.profile, instance.groups, instance.pads)
     with pytest.raises(VerificationError, match="disagrees with an opened column") as caught:
         instance.verify(transcript.proof)
     assert caught.value.check == "linear test"
@@ -426,7 +426,7 @@ def test_flipped_bits_anywhere_are_rejected(rng):
 def test_reversed_eq(kappa, rng):
     point = random_field(rng, (kappa, 3))
     weights = [eq_weight(elements(point), v, kappa) for v in cube(3)][::-1]
-    assert elements(opening.reversed_eq(point)) == weights
+    assert elements(opening_prover.reversed_eq(point)) == weights
     points = random_field(rng, 5)
     rows = list(zip(*weights, strict=True))
     expected = [tuple(horner(row, z) for row in rows) for z in ints(points)]
@@ -437,7 +437,7 @@ def test_reversed_eq(kappa, rng):
 def test_group_masks(kappa):
     """Rows of the code; coefficient W - 1 of M0 + X^(W-1) M1 is mu."""
     code, mu = Code(2, 5, 6), Scalar(range(7, 7 + kappa))
-    rows = opening.group_masks(code, mu, SeededEntropy(1)).reshape(3, kappa, code.dimension)
+    rows = opening_prover.group_masks(code, mu, SeededEntropy(1)).reshape(3, kappa, code.dimension)
     total = opening.shifted_sum(rows[1], rows[2], code.row - 1)
     assert total.shape == (kappa, code.dimension + code.row - 1)
     assert elements(total[:, code.row - 1 : code.row]) == [mu.coefficients]
@@ -466,6 +466,6 @@ def test_pad_tableau_rows(kappa):
 @kappas
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_split_mu(kappa, parts):
-    mus = [m.coefficients for m in opening.split_mu(parts, kappa, SeededEntropy(4))]
+    mus = [m.coefficients for m in opening_prover.split_mu(parts, kappa, SeededEntropy(4))]
     assert len(mus) == len(set(mus)) == parts
     assert e_sum(mus, kappa) == embed(0, kappa)

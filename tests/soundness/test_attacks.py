@@ -327,15 +327,15 @@ def test_a_committed_word_far_from_the_code():
 def test_linear_masks_that_do_not_cancel():
     """The sum of the linear masks is committed before zeta is drawn, so it repairs no lie."""
     traced, args = call()
-    from zkjax.argument import opening
+    from zkjax.argument import opening_prover
 
-    honest_split = opening.split_mu
+    honest_split = opening_prover.split_mu
 
     def split(parts, kappa, entropy):
         first, *rest = honest_split(parts, kappa, entropy)
         return [first + 1, *rest]
 
-    with mock.patch.object(opening, "split_mu", split):
+    with mock.patch.object(opening_prover, "split_mu", split):
         _, proof = prove(traced, args)
     rejected(traced, proof, "linear test")
 

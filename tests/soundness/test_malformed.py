@@ -7,7 +7,7 @@ import json
 import random
 import tracemalloc
 import zlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import numpy as np
@@ -258,3 +258,39 @@ def test_hostile_statements():
         except Exception as error:
             crashed.append((type(error).__name__, str(error)))
     assert not crashed
+
+
+def double(x):
+    return (x.astype(np.float64) * 2.0).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def made():
+    sealed = zkjax.seal(np.arange(4, dtype=np.int16), openings=1)
+    _, proof = zkjax.prove(double)(sealed)
+    return sealed.commitment, proof
+
+
+JUNK = [None, 7, -1, 1.5, "junk", b"", [], {}, [None], {0: None}, {None: 0}, object(), np.zeros(3)]
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Claims)])
+@pytest.mark.parametrize("junk", JUNK, ids=lambda v: type(v).__name__)
+def test_claims_made_in_memory_may_hold_anything(made, name, junk):
+    commitment, proof = made
+    honest = getattr(proof.claims, name)
+    if isinstance(junk, bytes | list | dict) and not junk and not honest:
+        return  # nothing stands for nothing
+    broken = Proof(replace(proof.claims, **{name: junk}), proof.body)
+    with pytest.raises(VerificationError):
+        zkjax.verify(double)(commitment, proof=broken)
+    with pytest.raises(VerificationError):
+        verify_statement(zkjax.trace(double)(commitment), broken)
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda v: type(v).__name__)
+def test_a_proof_made_in_memory_may_be_anything(made, junk):
+    commitment, proof = made
+    for broken in (junk, Proof(junk, proof.body), Proof(proof.claims, junk)):
+        with pytest.raises(VerificationError):
+            zkjax.verify(double)(commitment, proof=broken)

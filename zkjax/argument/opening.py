@@ -11,10 +11,11 @@ theirs over H, and all mu sum to zero, so that only the total is revealed. The m
 before zeta is drawn, so a wrong total passes with probability 1/|E| only.
 
 Masks of degree above k are sums of two rows of the code itself, M0 + X^s M1, and those rows are
-part
-of the proximity test. So every word that a test uses is close to the code, and unique decoding is
-all that soundness needs; the overlap of the two summands keeps the opened values of M0 and M1
+part of the proximity test. So every word that a test uses is close to the code, and unique decoding
+is all that soundness needs; the overlap of the two summands keeps the opened values of M0 and M1
 uniform given their sum.
+
+Here stand what both sides share and the verifier; the prover is ``opening_prover``.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ import numpy as np
 
 from zkjax.argument import merkle
 from zkjax.argument.budget import Profile, queries_for
-from zkjax.argument.code import Code, combine_rows
-from zkjax.argument.entropy import Entropy
-from zkjax.argument.tableau import Tableau, blind_interpolated
-from zkjax.argument.transcript import ProverTranscript, Transcript, VerifierTranscript
+from zkjax.argument.code import Code
+from zkjax.argument.tableau import Tableau
+from zkjax.argument.transcript import Transcript, VerifierTranscript
 from zkjax.errors import VerificationError
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
@@ -75,20 +75,31 @@ class Pads:
     weights: np.ndarray | None = None  # (kappa, rows, W)
 
 
-# Masks --------------------------------------------------------------------------------------
-
-
 MASK_ROWS = 3  # E-rows of a mask tableau: proximity, and the two summands of the linear mask
 PAD_MASK_ROWS = 5  # proximity, linear twice, product twice
 
 
-def group_masks(code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
-    """(3 kappa, k): the proximity mask, then M0, M1 with coefficient W-1 of M0 + X^(W-1) M1 =
-    mu.
-    """
-    rows = entropy.field((MASK_ROWS, mu.kappa, code.dimension))
-    rows[1, :, code.row - 1] = gl.sub(mu.array(), rows[2, :, 0])
-    return rows.reshape(MASK_ROWS * mu.kappa, -1)
+@dataclass
+class Challenges:
+    """Random combiners of rows and products, and the linear test's zeta."""
+
+    rows: list[np.ndarray]  # per group (kappa, rows + 2): members, then M0 and M1
+    pad_rows: np.ndarray  # (kappa, R + 4)
+    products: np.ndarray  # (kappa, triple rows)
+    zeta: Scalar
+
+
+def squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> Challenges:
+    return Challenges(
+        [transcript.challenge_vector("row combiner", g.rows + MASK_ROWS - 1) for g in groups],
+        transcript.challenge_vector("pad row combiner", pads.rows + PAD_MASK_ROWS - 1),
+        transcript.challenge_vector("product combiner", pads.triples),
+        transcript.challenge("linear combiner"),
+    )
+
+
+def column_indices(transcript: Transcript, code: Code, profile: Profile) -> np.ndarray:
+    return transcript.distinct_indices("columns", queries_for(code, profile), code.length)
 
 
 def shifted_sum(first: np.ndarray, second: np.ndarray, shift: int) -> np.ndarray:
@@ -105,69 +116,6 @@ def shifted_sum_at(first: np.ndarray, second: np.ndarray, shift: int, z: np.ndar
     return ext.add(first, ext.scale(second, gl.power(z, shift)))
 
 
-def pad_tableau_rows(values: np.ndarray, code: Code, mu: Scalar, entropy: Entropy) -> np.ndarray:
-    """All F-rows of the pad tableau: pads (kappa, R, W) -> ((R + 5) kappa, k) coefficients.
-
-    The last five E-rows are masks: proximity; L0, L1, where L0 + X^(W-1) L1 sums to mu over H; S0,
-    S1
-    of the product mask (X^W - 1) (S0 + X^(k-1-W) S1). E-row i occupies F-rows kappa i to
-    kappa i + kappa - 1.
-    """
-    kappa, r, w = values.shape
-    k = code.dimension
-    rows = entropy.field((r + PAD_MASK_ROWS, kappa, k))
-    flat = blind_interpolated(values.transpose(1, 0, 2).reshape(r * kappa, w), code, entropy)
-    rows[:r] = flat.reshape(r, kappa, k)
-    # The sum over H of X^j is W for j = 0 mod W and 0 otherwise; set coefficient 0 to reach mu.
-    rows[r + 1, :, 0] = 0
-    others = gl.sum_mod(shifted_sum(rows[r + 1], rows[r + 2], w - 1)[:, ::w])
-    inverse_w = np.uint64(pow(w, gl.P - 2, gl.P))
-    rows[r + 1, :, 0] = gl.sub(gl.mul(mu.array(), inverse_w), others)
-    return rows.reshape((r + PAD_MASK_ROWS) * kappa, k)
-
-
-def split_mu(parts: int, kappa: int, entropy: Entropy) -> list[Scalar]:
-    """Random elements of E that sum to zero."""
-    head = entropy.scalars(parts - 1, kappa)
-    return [*head, -sum(head, Scalar.of(0, kappa))]
-
-
-# Shared by both halves ------------------------------------------------------------------------
-
-
-@dataclass
-class _Challenges:
-    rows: list[np.ndarray]  # per group (kappa, rows + 2): members, then M0 and M1
-    pad_rows: np.ndarray  # (kappa, R + 4)
-    products: np.ndarray  # (kappa, triple rows)
-    zeta: Scalar
-
-
-def _squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> _Challenges:
-    return _Challenges(
-        [transcript.challenge_vector("row combiner", g.rows + MASK_ROWS - 1) for g in groups],
-        transcript.challenge_vector("pad row combiner", pads.rows + PAD_MASK_ROWS - 1),
-        transcript.challenge_vector("product combiner", pads.triples),
-        transcript.challenge("linear combiner"),
-    )
-
-
-def _indices(transcript: Transcript, code: Code, profile: Profile) -> np.ndarray:
-    return transcript.distinct_indices("columns", queries_for(code, profile), code.length)
-
-
-def _ext_rows(rows: np.ndarray, kappa: int) -> np.ndarray:
-    """(R kappa, k) F-rows of an E-valued tableau -> (kappa, R, k)."""
-    return rows.reshape(-1, kappa, rows.shape[1]).transpose(1, 0, 2)
-
-
-def reversed_eq(point: np.ndarray) -> np.ndarray:
-    """(kappa, W): rev(eq(r))_s = eq(r)_{W-1-s}, the weights of the linear test."""
-    from zkjax.field.multilinear import eq_vector
-
-    return eq_vector(point)[:, ::-1]
-
-
 def reversed_eq_at(point: np.ndarray, z: np.ndarray) -> np.ndarray:
     """(kappa, t): the polynomial rev(eq(r)) at base points z, prod_b ((1 - r_b) z^(2^b) + r_b)."""
     kappa, w = point.shape
@@ -182,97 +130,6 @@ def reversed_eq_at(point: np.ndarray, z: np.ndarray) -> np.ndarray:
     return result
 
 
-# Prover -------------------------------------------------------------------------------------
-
-
-def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Product of polynomials over E given by coefficients (kappa, .), by transforms."""
-    kappa = a.shape[0]
-    size = a.shape[1] + b.shape[1] - 1
-    log_n = max(1, (size - 1).bit_length())
-    table = ntt.twiddles(log_n)
-
-    def values(p):
-        room = np.zeros((kappa, 1 << log_n), dtype=np.uint64)
-        room[:, : p.shape[1]] = p
-        return ntt.ntt(room, table)
-
-    product = ext.mul(values(a), values(b))[:, ntt.bit_reversal(log_n)]
-    return ntt.inverse_ntt(product)[:, :size]
-
-
-def prove(
-    transcript: ProverTranscript,
-    profile: Profile,
-    groups: Sequence[Group],
-    pads: Pads,
-) -> None:
-    """Write responses, indices' columns, nonces and paths."""
-    kappa = profile.kappa
-    challenges = _squeeze(transcript, groups, pads)
-    zeta = challenges.zeta.array()[:, None]
-    for group, u in zip(groups, challenges.rows, strict=True):
-        code = group.code
-        weights = np.concatenate([u[:, : group.rows], ext.mul(group.weights, zeta)])
-        total = np.zeros((2 * kappa, code.dimension), dtype=np.uint64)
-        start = 0
-        for member in group.members:
-            part = weights[:, start : start + member.rows]
-            total = gl.add(total, combine_rows(part, member.tableau.rows))
-            start += member.rows
-        masks = group.masks.tableau.rows.reshape(MASK_ROWS, kappa, -1)
-        near = gl.add(total[:kappa], masks[0])
-        for i in (1, 2):
-            near = ext.add(near, ext.mul(u[:, group.rows + i - 1][:, None], masks[i]))
-        mask = shifted_sum(masks[1], masks[2], code.row - 1)
-        linear = gl.add(_multiply(reversed_eq(group.point), total[kappa:]), mask)
-        transcript.write_field("proximity response", near)
-        transcript.write_field("linear response", linear)
-    _prove_pads(transcript, kappa, pads, challenges)
-    for group in groups:
-        indices = _indices(transcript, group.code, profile)
-        for member in [*group.members, group.masks]:
-            _write_columns(transcript, member, indices)
-    _write_columns(transcript, pads.member, _indices(transcript, pads.code, profile))
-
-
-def _prove_pads(transcript, kappa: int, pads: Pads, challenges: _Challenges) -> None:
-    code, r, t = pads.code, pads.rows, pads.triples
-    rows = _ext_rows(pads.member.tableau.rows, kappa)  # (kappa, R + 5, k)
-    k, w = code.dimension, code.row
-    near = rows[:, r]
-    linear = shifted_sum(rows[:, r + 1], rows[:, r + 2], w - 1)
-    for i in range(PAD_MASK_ROWS - 1):
-        near = ext.add(near, ext.mul(challenges.pad_rows[:, r + i][:, None], rows[:, r + 1 + i]))
-    zeta = challenges.zeta.array()[:, None, None]
-    weights = ntt.inverse_ntt(ext.mul(pads.weights, zeta))  # A_i, coefficients
-    for i in range(r):
-        near = ext.add(near, ext.mul(challenges.pad_rows[:, i : i + 1], rows[:, i]))
-        linear = ext.add(linear, _multiply(weights[:, i], rows[:, i]))
-    quad = np.zeros((kappa, 2 * k - 1), dtype=np.uint64)
-    for i in range(t):
-        rho = challenges.products[:, i : i + 1]
-        product = _multiply(rows[:, i], rows[:, t + i])
-        product[:, :k] = ext.sub(product[:, :k], rows[:, 2 * t + i])
-        quad = ext.add(quad, ext.mul(rho, product))
-    # Exact division by X^W - 1: c_j = c_{j-W} - q_j.
-    cofactor = np.zeros((kappa, 2 * k - 1 - w), dtype=np.uint64)
-    for j in range(0, cofactor.shape[1], w):
-        part = quad[:, j : min(j + w, cofactor.shape[1])]
-        before = cofactor[:, j - w : j - w + part.shape[1]] if j else np.zeros_like(part)
-        cofactor[:, j : j + part.shape[1]] = gl.sub(before, part)
-    cofactor = ext.add(cofactor, shifted_sum(rows[:, r + 3], rows[:, r + 4], k - 1 - w))
-    transcript.write_field("pad proximity response", near)
-    transcript.write_field("pad linear response", linear)
-    transcript.write_field("product response", cofactor)
-
-
-def _write_columns(transcript, member: Member, indices: np.ndarray) -> None:
-    transcript.write_field("opened columns", member.tableau.columns(indices))
-    transcript.write("nonces", member.tableau.nonces[indices].tobytes())
-    transcript.write("merkle path", member.tableau.path(indices))
-
-
 # Verifier -----------------------------------------------------------------------------------
 
 
@@ -285,7 +142,7 @@ def verify(
 ) -> None:
     """Check everything ``prove`` wrote; ``known`` is the public part of the linear statement."""
     kappa = profile.kappa
-    challenges = _squeeze(transcript, groups, pads)
+    challenges = squeeze(transcript, groups, pads)
     responses = []
     total = known * challenges.zeta
     for group in groups:
@@ -301,7 +158,7 @@ def verify(
     total = total + Scalar.from_array(gl.sum_mod(pad_linear[:, ::w])) * w
     opened = []
     for group in groups:
-        indices = _indices(transcript, group.code, profile)
+        indices = column_indices(transcript, group.code, profile)
         columns = [
             _read_columns(transcript, member, rows, group.code.log_length, indices)
             for member, rows in [
@@ -310,7 +167,7 @@ def verify(
             ]
         ]
         opened.append((ntt.domain(group.code.log_length)[indices], columns))
-    indices = _indices(transcript, pads.code, profile)
+    indices = column_indices(transcript, pads.code, profile)
     pad_columns = _read_columns(
         transcript, pads.member, (pads.rows + PAD_MASK_ROWS) * kappa, pads.code.log_length, indices
     )
@@ -373,7 +230,7 @@ def _lagrange_on_h(log_row: int, z: np.ndarray) -> np.ndarray:
     return gl.mul(factor[:, None], quotient)
 
 
-def _check_pads(pads: Pads, challenges: _Challenges, responses, z, columns, kappa: int) -> None:
+def _check_pads(pads: Pads, challenges: Challenges, responses, z, columns, kappa: int) -> None:
     near, linear, cofactor = responses
     r, t = pads.rows, pads.triples
     values = columns.reshape(len(z), -1, kappa).transpose(2, 1, 0)  # (kappa, R + 5, points)
