@@ -16,7 +16,7 @@ import pytest
 import zkjax
 from zkjax import Sealed
 from zkjax import seal as seal_module
-from zkjax.argument import opening
+from zkjax.argument import opening, opening_prover
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import SealError
 
@@ -52,7 +52,7 @@ def test_an_opening_is_taken_even_if_the_proof_fails():
     """A proof that breaks off after its columns may have been seen counts."""
     sealed = zkjax.seal(X, openings=1)
     with (
-        mock.patch.object(opening, "prove", side_effect=KeyboardInterrupt),
+        mock.patch.object(opening_prover, "prove", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         zkjax.prove(double)(sealed)
