@@ -1481,7 +1481,7 @@ def test_a_proof_that_fails_half_way_gives_its_opening_up():
     owner = contributor()
     peer = Peer(owner.connect(), "alice")
     drive(peer)
-    failing = mock.patch("zkjax.prove.opening_prover.prover.prove", side_effect=RuntimeError(SECRET))
+    failing = mock.patch("zkjax.prove.opening_prover.prove", side_effect=RuntimeError(SECRET))
     with failing, ends("refused", "internal: the contributor failed"):
         peer.finish()
     assert owner.sealed.remaining == 39
