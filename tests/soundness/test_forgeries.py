@@ -7,6 +7,7 @@ reduction, might say less than the function, and then tries to use the gap.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from unittest import mock
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import zkjax
-from soundness.cheating import evaluate, prove, trace_call, variables
+from soundness.cheating import evaluate, prove, rejected, trace_call, variables
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.argument.entropy import SeededEntropy
@@ -25,6 +26,7 @@ from zkjax.field.goldilocks import P
 from zkjax.field.scalar import Scalar
 from zkjax.program import products
 from zkjax.program.resolver import Resolver
+from zkjax.program.tracing import PRIMITIVES, Sym
 from zkjax.verify import verify_statement
 
 
@@ -159,11 +161,34 @@ def test_the_range_of_a_sealed_output_is_its_dtype():
         zkjax.prove(negative, sealed_outputs=True)(sealed)
 
 
+def test_a_sealed_output_is_looked_up_whatever_its_rule_promised():
+    """A rule with a mistake gives -x for an unsigned x; the prover commits to that as uint8."""
+
+    def mistaken(t, eqn, x):
+        return [Sym(t.builder.affine([(x.var, -1)]), 0)]
+
+    sealed = zkjax.seal(np.array([3, 4], dtype=np.uint8))
+    with mock.patch.dict(PRIMITIVES, rev=mistaken):
+        traced = trace_call(lambda x: x[::-1], (sealed,), True)
+    honest = zkjax.prove._seal_outputs
+
+    def signed(traced, outputs, *rest):
+        outputs[0] = outputs[0].astype(np.int8)  # -3 and -4 again
+        (made,) = honest(traced, outputs, *rest)
+        made.commitment = replace(made.commitment, dtypes=("uint8",))
+        return [made]
+
+    with mock.patch.object(zkjax.prove, "_seal_outputs", signed):
+        _, proof = prove(traced, (sealed,))
+    rejected(traced, proof)
+
+
 def of32(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int32)
 
 
 BYTES = np.array([100], dtype=np.int8)
+LEAST = np.array([-(2**15), 5], dtype=np.int16)
 
 MEANINGS = {
     "bitwise and": (lambda x: x & 3, of32(5, 6)),
@@ -175,6 +200,15 @@ MEANINGS = {
     "int8 dot": (lambda x: jnp.dot(x, x).astype(jnp.int32), BYTES),
     "conversion to int8": (lambda x: x.astype(jnp.int8).astype(jnp.int32), of32(300)),
     "negation of unsigned": (lambda x: (-x).astype(jnp.int32), np.array([1], dtype=np.uint8)),
+    "negation of the least": (lambda x: (-x).astype(jnp.int32), LEAST),
+    "absolute value of the least": (lambda x: jnp.abs(x).astype(jnp.int32), LEAST),
+    "square of the least": (lambda x: jnp.square(x).astype(jnp.int32), LEAST),
+    "difference with the least": (lambda x: (np.int16(0) - x).astype(jnp.int32), LEAST),
+    "negation in a scan": (
+        lambda x: jax.lax.scan(lambda c, _: (-c, None), x, None, length=3)[0].astype(jnp.int32),
+        LEAST,
+    ),
+    "the least, moved": (lambda x: jnp.concatenate([x[::-1], x]).astype(jnp.int32), LEAST),
     "ravel in Fortran order": (lambda x: jnp.ravel(x, order="F"), of32(*range(6)).reshape(2, 3)),
     "select among three": (
         lambda x: jax.lax.select_n(x.astype(jnp.int32), x, x + 1, x + 5).astype(jnp.int32),

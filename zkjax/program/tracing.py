@@ -23,6 +23,29 @@ Const = np.ndarray
 PrimitiveRule = Callable[..., list]
 PRIMITIVES: dict[str, PrimitiveRule] = {}
 HINTS: dict[str, str] = {}
+MOVES = {  # their results are some of their operands' elements
+    "broadcast_in_dim",
+    "clamp",
+    "concatenate",
+    "copy",
+    "copy_p",
+    "dynamic_slice",
+    "expand_dims",
+    "gather",
+    "max",
+    "min",
+    "optimization_barrier",
+    "pad",
+    "reshape",
+    "rev",
+    "scan",
+    "select_n",
+    "slice",
+    "split",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+}
 KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
 
 
@@ -203,7 +226,10 @@ class Tracer:
             if eqn.primitive.name == "convert_element_type":  # has a range check of its own
                 continue
             negative = dtype.kind == "u" and eqn.primitive.name in {"sub", "neg"}
-            wide = self.builder.bounds[value.var] > np.iinfo(dtype).max + (dtype.kind == "i")
+            # A bound is one on |k|: only a value that was merely moved may be the least of its
+            # type, whose negative does not exist in JAX.
+            moved = dtype.kind == "i" and eqn.primitive.name in MOVES
+            wide = self.builder.bounds[value.var] > np.iinfo(dtype).max + moved
             if negative or wide:
                 raise OverflowBoundError(
                     f"'{eqn.primitive.name}' in {dtype} may wrap around; zkjax.fixed.decode the "
