@@ -183,6 +183,16 @@ def test_a_sealed_output_is_looked_up_whatever_its_rule_promised():
     rejected(traced, proof)
 
 
+def test_claims_of_outputs_outside_their_type():
+    """They do not wrap around to a value that was proved."""
+    values = np.arange(3, dtype=np.int32)
+    traced = trace_call(lambda x: x, (values,))
+    assert traced.claims((values,), "s100", [values.astype(np.int64)]).outputs[0].dtype == np.int32
+    for by in (2**32, -(2**32), 2**31):
+        with pytest.raises(VerificationError):
+            traced.claims((values,), "s100", [values.astype(np.int64) + by])
+
+
 def of32(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int32)
 
