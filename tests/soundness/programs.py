@@ -55,7 +55,7 @@ def compared(x):
 
 def embedded(x):
     table = np.arange(12.0).reshape(6, 2) - 5.0
-    return fixed.embed(table, jnp.abs(x)).astype(jnp.int32)
+    return fixed.embed(table, jnp.abs(fixed.decode(x, 0))).astype(jnp.int32)
 
 
 def scanned(x):

@@ -25,6 +25,7 @@ from zkjax.field import goldilocks as gl
 from zkjax.field.goldilocks import P
 from zkjax.field.scalar import Scalar
 from zkjax.program import products
+from zkjax.program.builder import Builder
 from zkjax.program.resolver import Resolver
 from zkjax.program.tracing import PRIMITIVES, Sym
 from zkjax.verify import verify_statement
@@ -228,6 +229,15 @@ MEANINGS = {
         lambda x: jax.lax.reduce_precision(x.astype(jnp.float64), 5, 2).astype(jnp.int32),
         of32(1001),
     ),
+    "a product of booleans": (lambda x: jnp.dot(x > 0, x > 0).astype(jnp.int32), of32(1, 2, 3)),
+    "a choice by a product of booleans": (
+        lambda x: jnp.where(jnp.dot(x > 0, x > 0), 10, 3).astype(jnp.int32),
+        of32(1, 2, 3),
+    ),
+    "select by an integer": (
+        lambda x: jax.lax.select_n(x, jnp.full_like(x, 10), jnp.full_like(x, 13)),
+        of32(0, 1, 2, -1),
+    ),
     "a user's reduction": (
         lambda x: jax.lax.reduce(x, np.int32(1), lambda a, b: a * b + a, (0,)),
         np.array([1, 2, 3], dtype=np.int32),
@@ -261,6 +271,73 @@ def test_a_statement_means_its_function(name):
     except ValueRangeError:
         return
     assert value.tolist() == expected.tolist()
+
+
+SQUARE = of32(300, 1, 2, -400).reshape(2, 2)
+NEGATIVE = np.array([[-5, 1], [2, -100]], dtype=np.int8)
+
+# Range checks between operations that are merged with each other.
+KEPT = {
+    "unsigned between transposes": (lambda x: x.T.astype(jnp.uint8).T.astype(jnp.int32), NEGATIVE),
+    "unsigned between reshapes": (
+        lambda x: x.reshape(4).astype(jnp.uint8).reshape(2, 2).astype(jnp.int32),
+        NEGATIVE,
+    ),
+    "unsigned between new axes": (
+        lambda x: x[:, None].astype(jnp.uint8)[:, 0].astype(jnp.int32),
+        NEGATIVE,
+    ),
+    "int8 between transposes": (
+        lambda x: x.T.astype(jnp.int8).astype(jnp.float64).T.astype(jnp.int32),
+        SQUARE,
+    ),
+    "encoding between transposes": (
+        lambda x: fixed.encode(
+            fixed.decode(fixed.encode(x.T.astype(jnp.float64), 0, jnp.int8), 0).T, 0
+        ),
+        SQUARE,
+    ),
+    "round between reshapes": (
+        lambda x: (
+            fixed.round(x.astype(jnp.float64).reshape(4, 1), 0, 4).reshape(2, 2).astype(jnp.int32)
+        ),
+        SQUARE,
+    ),
+    "one class": (lambda x: (fixed.onehot(x, 1)[..., 0] * 2.0 + 3.0).astype(jnp.int32), of32(5, 0)),
+    "a table of one row": (
+        lambda x: (fixed.embed(np.array([[7.0]]), x)[..., 0] + 1.0).astype(jnp.int32),
+        of32(5, 0),
+    ),
+    "double negation": (
+        lambda x: (-(-x.astype(jnp.float64)).astype(jnp.int8).astype(jnp.float64)).astype(
+            jnp.int32
+        ),
+        SQUARE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_range_check_is_not_lost_when_its_owner_is_merged_away(name):
+    """The value stands between two operations that become one; its check must stay."""
+    fn, x = KEPT[name]
+    sealed = zkjax.seal(x, openings=1)
+    traced = trace_call(fn, (sealed,))
+    _, proof = prove(traced, (sealed,))
+    with pytest.raises(VerificationError):
+        verify_statement(traced.statement, proof)
+
+
+def test_an_owner_that_may_be_merged_away_is_refused():
+    builder = Builder()
+    var = builder.input(0, (2, 3), "int8", "x")
+    moved = builder.transpose(var, (1, 0))
+    for owner in (moved, builder.reshape(var, (6,)), builder.affine([(var, 2)])):
+        with pytest.raises(RuntimeError, match="alias it"):
+            builder.range_check(var, 8, owner)
+        with pytest.raises(RuntimeError, match="alias it"):
+            builder.require_zero(var, owner)
+        builder.range_check(var, 8, builder.alias(owner))
 
 
 EMPTY = {

@@ -260,6 +260,17 @@ def test_hostile_statements():
     assert not crashed
 
 
+@pytest.mark.parametrize("value", [2**52 + 1, -(2**53), 2**62])
+def test_constants_that_float64_would_round(value):
+    """The digest is about integers; what the verifier computes with has to be the same ones."""
+    x = np.zeros(2, np.int16)
+    program = zkjax.trace(lambda x: x.astype(np.int32) + np.array([1, 5]))(x).program
+    _decode_program(program.encode())
+    program.constants[0] = np.full_like(program.constants[0], value)
+    with pytest.raises(StatementError, match="larger than fixed point holds"):
+        _decode_program(program.encode())
+
+
 def double(x):
     return (x.astype(np.float64) * 2.0).astype(np.int16)
 

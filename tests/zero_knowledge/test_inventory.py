@@ -41,7 +41,7 @@ DOCUMENTED = MASKED | ROOTS | RESPONSES | COLUMNS | NONCES | PATHS | WORK
 def everything(x):
     v = fixed.decode(x, 4)
     rounded = fixed.round(v * v, 4, 20)
-    rows = fixed.embed(np.arange(8.0).reshape(4, 2), jnp.abs(x) * 0)
+    rows = fixed.embed(np.arange(8.0).reshape(4, 2), jnp.abs(fixed.decode(x, 0)) * 0)
     return (fixed.max(rounded, 16) * 16.0).astype(jnp.int32), rows.astype(jnp.int32)
 
 

@@ -18,6 +18,8 @@ from zkjax.program.ops import Op, Shape
 from zkjax.program.tables import Table, range_table
 
 MAX_BOUND = 2**52
+# Kinds that a later operation of the same kind looks through, so that they may end as dead code.
+MERGED = ("affine", "reshape", "transpose")
 SPLIT_LOOKUPS = 2**16
 
 DTYPE_RANGES = {
@@ -69,7 +71,8 @@ class Builder:
         self.hashes: list[bytes] = []
         self.notes: dict[int, str] = {}
         self.constants: list[np.ndarray] = []
-        self.lookups: list[tuple[int, Table, tuple[int, ...]]] = []  # (owner, table, vars)
+        # Relations count while their owner is used; those without one always do.
+        self.lookups: list[tuple[int | None, Table, tuple[int, ...]]] = []  # (owner, table, vars)
         self.zeros: list[tuple[int, int]] = []  # (owner, var)
         self.known_ranges: dict[int, tuple[int, int]] = {}
         self.carries = 0
@@ -224,8 +227,8 @@ class Builder:
         )
 
     def alias(self, var: int) -> int:
-        """A name of its own for an affine value, so that a relation it owns stays with it."""
-        if self.ops[var].kind != "affine":
+        """A name of its own for a value that might be merged away, to own relations."""
+        if self.ops[var].kind not in MERGED:
             return var
         return self.add("alias", [var], self.shape(var), self.bounds[var])
 
@@ -244,21 +247,28 @@ class Builder:
 
     # Relations ------------------------------------------------------------------------------
 
-    def lookup(self, table: Table, variables: Sequence[int], owner: int) -> None:
+    def _require_owner(self, owner: int | None) -> None:
+        if owner is not None and self.ops[owner].kind in MERGED:
+            raise RuntimeError("internal: the owner of a relation may be merged away; alias it")
+
+    def lookup(self, table: Table, variables: Sequence[int], owner: int | None) -> None:
         """Require that the variables are elementwise a row of the table."""
+        self._require_owner(owner)
         relation = (owner, table, tuple(variables))
         if relation not in self._relations:
             self._relations.add(relation)
             self.lookups.append((owner, table, tuple(variables)))
 
     def require_zero(self, var: int, owner: int) -> None:
+        """Require that a variable is zero everywhere."""
+        self._require_owner(owner)
         if (owner, var) not in self._relations:
             self._relations.add((owner, var))
             self.zeros.append((owner, var))
 
-    def range_check(self, var: int, bits: int, owner: int, what: str = "") -> None:
+    def range_check(self, var: int, bits: int, owner: int | None, what: str = "") -> None:
         """Require 0 <= var < 2^bits by 16-bit limbs; the lowest limb is virtual."""
-        note = what or self.notes.get(owner, "value")
+        note = what or self.notes.get(var if owner is None else owner, "value")
         self.notes[var] = note
         if bits <= 16:
             self.lookup(range_table(bits), [var], owner)

@@ -23,7 +23,8 @@ def _reach(builder: Builder, roots: Sequence[int], owned: bool) -> set[int]:
     relations: dict[int, list[int]] = {}
     if owned:
         for owner, _, variables in builder.lookups:
-            relations.setdefault(owner, []).extend(variables)
+            if owner is not None:
+                relations.setdefault(owner, []).extend(variables)
         for owner, var in builder.zeros:
             relations.setdefault(owner, []).append(var)
     live: set[int] = set()
@@ -79,8 +80,9 @@ def normal_form(
     Ports come with this builder's variable numbers.
     """
     roots = [p.var for p in [*outputs, *inputs]]
-    live = _reach(builder, roots, owned=True)
-    kept = [(t, vs) for owner, t, vs in builder.lookups if owner in live]
+    always = [v for owner, _, vs in builder.lookups if owner is None for v in vs]
+    live = _reach(builder, [*roots, *always], owned=True)
+    kept = [(t, vs) for owner, t, vs in builder.lookups if owner is None or owner in live]
     kept = _without_implied(builder, list(dict.fromkeys(kept)))
     zeros = {var for owner, var in builder.zeros if owner in live}
     live = _reach(builder, [*roots, *zeros, *(v for _, vs in kept for v in vs)], owned=False)

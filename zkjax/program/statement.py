@@ -16,6 +16,7 @@ import numpy as np
 
 from zkjax.errors import StatementError
 from zkjax.files import write_atomically
+from zkjax.program.builder import MAX_BOUND
 from zkjax.program.ops import RULES, Op
 from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.tables import Table
@@ -94,6 +95,8 @@ def _decode_program(raw: bytes) -> Program:
             raise StatementError("the statement file is truncated")
         values = np.frombuffer(raw, dtype="<i8", count=count, offset=position)
         position += 8 * count
+        if count and (values.min() < -MAX_BOUND or values.max() > MAX_BOUND):
+            raise StatementError("a constant is larger than fixed point holds")
         return values.reshape(shape).astype(np.int64)
 
     constants = [array(tuple(shape)) for shape in header["constants"]]

@@ -235,7 +235,7 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
         if group >= 0 and (b.bounds[sym.var] > high or low == 0):
             bits = (high - low).bit_length()
             checked = b.affine([(sym.var, 1)], -low, bound=high - low)
-            b.range_check(checked, bits, sym.var, f"output {name} does not fit {dtype}")
+            b.range_check(checked, bits, None, f"output {name} does not fit {dtype}")
         out_ports.append(Port(sym.var, dtype, group, name))
     program, kept = normal_form(b, ports, out_ports)
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]

@@ -46,6 +46,7 @@ MOVES = {  # their results are some of their operands' elements
     "stop_gradient",
     "transpose",
 }
+LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or"}
 KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
 
 
@@ -214,25 +215,34 @@ class Tracer:
                 f"the primitive '{name}' cannot be proved; {hint}", self.where
             )
         outputs = PRIMITIVES[name](self, eqn, *inputs)
-        self._check_integers(eqn, outputs)
+        self._check_meaning(eqn, outputs)
         return outputs
 
-    def _check_integers(self, eqn, outputs: list[Value]) -> None:
-        """Integer arithmetic wraps in JAX and not in a program: refuse it where it might."""
+    def _check_meaning(self, eqn, outputs: list[Value]) -> None:
+        """Integer arithmetic wraps in JAX and not in a program, sums of booleans saturate: refuse
+        both where they might.
+        """
+        name = eqn.primitive.name
         for var, value in zip(eqn.outvars, outputs, strict=True):
             dtype = var.aval.dtype
+            if isinstance(value, Sym) and dtype.kind == "b" and name not in LOGIC | MOVES:
+                raise UnsupportedPrimitiveError(
+                    f"'{name}' of booleans cannot be proved; convert them first: "
+                    "x.astype(jnp.float64)",
+                    self.where,
+                )
             if not isinstance(value, Sym) or dtype.kind not in "iu":
                 continue
-            if eqn.primitive.name == "convert_element_type":  # has a range check of its own
+            if name == "convert_element_type":  # has a range check of its own
                 continue
-            negative = dtype.kind == "u" and eqn.primitive.name in {"sub", "neg"}
+            negative = dtype.kind == "u" and name in {"sub", "neg"}
             # A bound is one on |k|: only a value that was merely moved may be the least of its
             # type, whose negative does not exist in JAX.
-            moved = dtype.kind == "i" and eqn.primitive.name in MOVES
+            moved = dtype.kind == "i" and name in MOVES
             wide = self.builder.bounds[value.var] > np.iinfo(dtype).max + moved
             if negative or wide:
                 raise OverflowBoundError(
-                    f"'{eqn.primitive.name}' in {dtype} may wrap around; zkjax.fixed.decode the "
+                    f"'{name}' in {dtype} may wrap around; zkjax.fixed.decode the "
                     "integers first and encode the result",
                     self.where,
                 )

@@ -106,10 +106,13 @@ def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndar
 @primitive("select_n")
 def _select(t: Tracer, eqn, predicate, *cases):
     shape = eqn.outvars[0].aval.shape
+    if eqn.invars[0].aval.dtype != bool:
+        raise UnsupportedPrimitiveError(
+            "select_n by integers cannot be proved; compare them, as in jnp.where(i == 1, x, y)",
+            t.where,
+        )
     if len(cases) == 1:
         return [cases[0]]
-    if len(cases) > 2:
-        raise UnsupportedPrimitiveError("select_n of more than two cases cannot be proved", t.where)
     if isinstance(predicate, np.ndarray):
         mask = np.broadcast_to(predicate, shape).astype(np.int64)
         if not mask.any():

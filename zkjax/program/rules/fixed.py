@@ -159,7 +159,7 @@ def _onehot(t: Tracer, eqn, index):
     shape = b.shape(index.var)
     count = (n - 1).bit_length()
     if n == 1:
-        only = b.affine([(index.var, -1)], 1, bound=1 + b.bounds[index.var])
+        only = b.alias(b.affine([(index.var, -1)], 1, bound=1 + b.bounds[index.var]))
         b.require_zero(index.var, only)
         return [Sym(b.reshape(only, (*shape, 1)), 0)]
     bits = [b.add("limb", [index.var], shape, 1, i, 1) for i in range(count)]
