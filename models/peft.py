@@ -101,11 +101,15 @@ def load_adapter(folder: str | Path) -> tuple[Any, tuple[int, ...], float]:
         r, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise AdapterError(f"{folder} is not a PEFT adapter: {error!r}") from error
+    if r < 1 or not (math.isfinite(alpha) and alpha > 0):
+        raise AdapterError(f"r = {r} and lora_alpha = {alpha} are not both positive numbers")
     for name, plain in PLAIN.items():
         if config.get(name) not in (None, *plain):
             raise AdapterError(f"{name} = {config[name]!r} is not plain LoRA; retrain without it")
     parts: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise AdapterError(f"{name} holds a value that is infinite or not a number")
         match = WEIGHT_NAME.fullmatch(name)
         if match is None:
             raise AdapterError(f"{name} is not a LoRA weight of a LLaMA linear layer")

@@ -45,6 +45,10 @@ class ValueRangeError(ZkjaxError):
     """A value left its declared range while the witness was computed."""
 
 
+class OptionError(ZkjaxError, ValueError):
+    """An option has a value that it cannot have."""
+
+
 class SealError(ZkjaxError):
     """A sealed value cannot be opened: wrong shape, or no openings left."""
 

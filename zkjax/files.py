@@ -7,6 +7,17 @@ import tempfile
 from pathlib import Path
 
 
+def new_folder(path: str | Path) -> Path:
+    """An empty folder, made if it is missing, so that what one run keeps is never mixed with what
+    another has kept; FileExistsError otherwise.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; choose another")
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
 def write_atomically(path: str | Path, data: bytes, private: bool = False) -> None:
     """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into
     place.

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,7 @@ class Sealed:
             nonces=self.tableau.nonces,
             **arrays,
         )
-        if _counter_path(path).exists():  # never give openings back
-            self.remaining = min(self.remaining, _read_counter(path))
-        write_atomically(_counter_path(path), str(self.remaining).encode(), private=True)
+        self.remaining = _keep_counter(path, self.remaining, new=self.path is None)
         write_atomically(path, buffer.getvalue(), private=True)
         self.path = path.resolve()
 
@@ -176,10 +175,31 @@ def _read_counter(path: Path) -> int:
 
 def _take_from_counter(path: Path) -> int:
     """Lower the counter by one under a lock; what is left, -1 if nothing was."""
+    return _change_counter(path, lambda left: left - 1)
+
+
+def _keep_counter(path: Path, remaining: int, new: bool) -> int:
+    """Start the counter of a new file; one that is there, or was, may only fall. What is left."""
+    try:
+        if not new:
+            raise FileExistsError
+        handle = os.open(_counter_path(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return _change_counter(path, lambda left: min(left, remaining))
+    with os.fdopen(handle, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(str(remaining))
+        file.flush()
+        os.fsync(file.fileno())
+    return remaining
+
+
+def _change_counter(path: Path, change: Callable[[int], int]) -> int:
+    """Write change(left) unless it is negative, in place and under the counter's lock."""
     try:
         with open(_counter_path(path), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            left = int(file.read()) - 1
+            left = change(int(file.read()))
             if left >= 0:
                 file.seek(0)
                 file.truncate()

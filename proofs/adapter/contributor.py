@@ -12,7 +12,7 @@ import numpy as np
 from zkjax.models.config import TARGETS
 from zkjax.proofs.adapter.channel import MemoryChannel
 from zkjax.proofs.adapter.contributor_session import ContributorSession
-from zkjax.proofs.adapter.leakage import Leakage
+from zkjax.proofs.adapter.leakage import Leakage, answer_cost
 from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import STORED, WEIGHT_FRACTION, Manifest
 from zkjax.proofs.adapter.record import Record
@@ -71,8 +71,7 @@ class Contributor:
 
     Args:
       sealed, manifest: from ``commit_adapter``.
-      leakage: what the answers of all sessions have revealed; by default half of the dimensions
-        may be queried.
+      leakage: what the answers of all sessions have revealed; by default users may learn half.
       progress: called with the name of each phase of a proof.
     """
 
@@ -95,6 +94,11 @@ class Contributor:
         self._proving = threading.Lock()
         self._options: dict = {"profile": manifest.commitment.profile, "progress": progress}
         self._weights = rounded_weights(sealed.tree)
+        self.costs = {
+            (layer, group): max(answer_cost(self._weights[t]["a"][i]) for t in targets)
+            for i, layer in enumerate(manifest.layers)
+            for group, targets in manifest.groups().items()
+        }
 
     def session(self) -> ContributorSession:
         """A new session; nothing is shared with others but the leakage counts."""

@@ -141,7 +141,8 @@ class ContributorSession:
             self.contributor.limits.frame_bytes
         ):
             raise SessionError("limit", "the answer would not fit a frame; send fewer tokens")
-        self.contributor.leakage.admit(frame.layer, frame.group, x)
+        cost = self.contributor.costs[frame.layer, frame.group]
+        self.contributor.leakage.admit(frame.layer, frame.group, x, cost)
         deltas = self.contributor.deltas(frame.layer, frame.group, x)
         self.record.add(frame.layer, frame.group, x, deltas)
         return frames.Answer(frame.layer, frame.group, deltas)

@@ -1,10 +1,13 @@
 """How much of an adapter its users could have learned from the answers.
 
-Every answered activation x reveals A and B on one more direction. The owner counts, for each layer
-and input group, the dimension of the space spanned by all activations that were ever answered; in
-all dimensions, B A is known. Two counts are kept: the number of tokens, which bounds the dimension,
-and the numerical rank, which is the dimension unless the memory for it is used up; from then on
-every token counts as a new direction. Both only grow, over all sessions and restarts.
+Every answered activation x reveals something of A and B. In one answer a column of x A is one
+number of 16 bits, so m answers tell at most 16 m bits of a column of A. What a column holds is its
+size times the entropy H of its entries; the owner refuses queries once 16 m / H exceeds a share of
+that size. Counting only the directions in which x lies would not do: multiples and sums of known
+activations are new questions, because x A is rounded and A holds small integers.
+
+The rank of all activations is counted too, for information: in so many directions A B is known by
+linear algebra alone. Both counts only grow, over all sessions, users and restarts.
 """
 
 from __future__ import annotations
@@ -16,18 +19,28 @@ from pathlib import Path
 import numpy as np
 from zkjax.proofs.adapter.manifest import Manifest
 
-from zkjax.errors import SealError, SessionError
+from zkjax.errors import OptionError, SealError, SessionError
 from zkjax.files import write_atomically
 
 # Of a residual, relative to the activation's norm. A component this small moves x A by less than
 # its rounding, so the answers do not show it; float64 leaves about 1e-15 of noise.
 TOLERANCE = 1e-12
 DEFAULT_FRACTION = 0.5
+ANSWER_BITS = 16  # of one column of x A, rounded
 BLOCK = 64  # activations that are compared at a time
 
 
+def answer_cost(a: np.ndarray) -> float:
+    """How many entries of a column of A, (inputs, r) integers, one answer may tell: 16 bits over
+    the entropy of an entry, estimated from their frequencies (never too high for few entries).
+    """
+    _, counts = np.unique(a, return_counts=True)
+    share = counts / counts.sum()
+    return ANSWER_BITS / max(1.0, float(-np.sum(share * np.log2(share))))
+
+
 class Leakage:
-    """Counts queried dimensions and refuses queries beyond ``max_fraction`` of the input size."""
+    """Counts answers and queried dimensions; refuses queries beyond ``max_fraction``."""
 
     def __init__(
         self,
@@ -37,12 +50,13 @@ class Leakage:
         memory_bytes: int = 256 << 20,
     ):
         if not 0 < max_fraction <= 1:
-            raise ValueError("max_fraction must be above 0 and at most 1")
+            raise OptionError("max_fraction must be above 0 and at most 1")
         self.max_fraction, self.path = max_fraction, path
         self._manifest = manifest.digest.hex()
         self._size = {g: manifest.inputs(g) for g in manifest.groups()}
         keys = [(layer, g) for layer in manifest.layers for g in self._size]
         self._tokens = dict.fromkeys(keys, 0)
+        self._told = dict.fromkeys(keys, 0.0)  # entries of a column of A
         self._earlier = dict.fromkeys(keys, 0)
         self._basis = {key: np.zeros((0, self._size[key[1]])) for key in keys}
         self._room = memory_bytes
@@ -56,6 +70,7 @@ class Leakage:
                 for layer, group in keys:
                     entry = saved[f"{layer}/{group}"]
                     self._tokens[layer, group] = int(entry["tokens"])
+                    self._told[layer, group] = float(entry["told"])
                     self._earlier[layer, group] = int(entry["dimension"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise SealError(
@@ -63,65 +78,70 @@ class Leakage:
                 ) from error
 
     def dimension(self, layer: int, group: str) -> int:
-        """Directions that have been answered at a site, at most the input size."""
+        """The rank of the activations answered at a site; more once memory is used up."""
         key = layer, group
         known = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
         return min(known, self._size[group])
 
-    def admit(self, layer: int, group: str, x: np.ndarray) -> None:
+    def admit(self, layer: int, group: str, x: np.ndarray, cost: float = 1.0) -> None:
         """Count the activations (tokens, inputs) of one query; SessionError("leakage") beyond the
         limit, and then nothing is counted and nothing may be answered.
+
+        Args:
+          cost: entries of a column of A that one answer may tell, see ``answer_cost``.
         """
         key, size = (layer, group), self._size[group]
-        allowed = int(self.max_fraction * size)
         with self._lock:
-            before = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
-            new = self._new_directions(key, x.astype(np.float64), max(0, allowed - before))
-            stored = new[: max(0, self._room // (8 * size))]
-            after = min(before + len(new), size)
-            if after > allowed:
-                # No counts: they would tell one user what others have asked.
+            told = self._told[key] + cost * len(x)
+            if self.max_fraction < 1 and told > self.max_fraction * size:
+                # No counts: they would tell one user how much others have asked.
                 raise SessionError(
                     "leakage",
-                    f"layer {layer} {group} may not be asked any further: the owner's limit "
-                    "(max_fraction, --max-rank-fraction) is reached",
+                    f"layer {layer} {group}: the query would exceed what the owner lets users "
+                    "learn (max_fraction, --max-rank-fraction); send fewer tokens",
                 )
+            new = self._new_directions(key, x.astype(np.float64))
+            stored = new[: max(0, self._room // (8 * size))]
             self._room -= stored.nbytes
             self._basis[key] = np.concatenate([self._basis[key], stored])
             self._uncounted[key] += len(new) - len(stored)
             self._tokens[key] += len(x)
-            if len(new):
-                self._write()  # before the answer leaves
+            self._told[key] = told
+            self._write()  # before the answer leaves
 
-    def _new_directions(self, key, x: np.ndarray, most: int) -> np.ndarray:
-        """Orthonormal directions of x outside the counted space (all rows once memory is full); the
-        search ends when there are more than ``most``.
-        """
+    def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
+        """Orthonormal directions of x outside the counted space; all rows once memory is full."""
         if self._uncounted[key]:
             return x
         space = self._basis[key]
         known = len(space)
         rows = np.unique(x[np.any(x, axis=1)], axis=0)
         for start in range(0, len(rows), BLOCK):
+            if len(space) >= x.shape[1]:
+                break
             block = rows[start : start + BLOCK]
             block = block / np.linalg.norm(block, axis=1, keepdims=True)
             space = np.concatenate([space, _beside(space, block)])
-            if len(space) - known > most:
-                break
         return space[known : max(known, x.shape[1])]
 
+    def fraction(self, layer: int, group: str) -> float:
+        """The share of a site that users may know, at most 1."""
+        return min(1.0, self._told[layer, group] / self._size[group])
+
     def summary(self) -> dict[str, dict[str, float]]:
-        """For each site: tokens answered, dimension, input size, and the fraction known."""
-        out = {}
-        for (layer, group), tokens in self._tokens.items():
-            size, dimension = self._size[group], self.dimension(layer, group)
-            out[f"{layer}/{group}"] = {
+        """For each site: tokens answered, entries of a column of A that they may tell, the rank of
+        the activations, input size, and the share that may be known.
+        """
+        return {
+            f"{layer}/{group}": {
                 "tokens": tokens,
-                "dimension": dimension,
-                "size": size,
-                "fraction": dimension / size,
+                "told": self._told[layer, group],
+                "dimension": self.dimension(layer, group),
+                "size": self._size[group],
+                "fraction": self.fraction(layer, group),
             }
-        return out
+            for (layer, group), tokens in self._tokens.items()
+        }
 
     def worst(self) -> float:
         """The largest fraction over all sites."""

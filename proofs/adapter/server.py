@@ -88,7 +88,7 @@ async def serving(
             active -= 1
         try:
             known = await loop.run_in_executor(queries, conclude, session, number)
-            ended += f"; at most {100 * known:.0f} % of a site's directions are known"
+            ended += f"; at most {100 * known:.0f} % of a site's adapter may be known"
         except OSError as error:
             ended += f"; nothing could be written ({error})"
         report(f"session {number}: {ended}")

@@ -24,7 +24,7 @@ from zkjax.errors import SealError, SessionError
 from zkjax.files import write_atomically
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
-LEAKAGE, LOCK = "leakage.json", "lock"
+LEAKAGE, LOCK = ".leakage.json", ".lock"  # beside the sealed adapter, which they are about
 
 
 def commit_folder(
@@ -84,18 +84,29 @@ def load_contributor(
     progress: Any = None,
 ) -> Contributor:
     """The contributor of a folder that ``commit_folder`` wrote; one at a time, because the counts
-    of what has leaked belong to the folder.
+    of what has leaked belong to the sealed adapter.
     """
     try:
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        manifest = Manifest.decode((folder / MANIFEST).read_bytes())
+        elsewhere = folder / ELSEWHERE
+        path = Path(elsewhere.read_text()) if elsewhere.exists() else folder / SEALED
+        lock = os.open(_beside(path, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise SealError(f"{folder} holds no committed adapter ({error})") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        contributor = _load(folder, limits, max_fraction, progress)
+        sealed = zkjax.Sealed.load(path, like=example(manifest))
+        commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
+        contributor = Contributor(
+            sealed,
+            replace(manifest, commitment=commitment),
+            limits=limits,
+            leakage=Leakage(manifest, max_fraction, _beside(path, LEAKAGE)),
+            progress=progress,
+        )
     except BlockingIOError:
         os.close(lock)
-        raise SealError(f"{folder} is already being served") from None
+        raise SealError(f"the adapter of {folder} is already being served") from None
     except BaseException:
         os.close(lock)
         raise
@@ -103,19 +114,5 @@ def load_contributor(
     return contributor
 
 
-def _load(folder: Path, limits: Limits | None, max_fraction: float, progress: Any) -> Contributor:
-    try:
-        manifest = Manifest.decode((folder / MANIFEST).read_bytes())
-        elsewhere = folder / ELSEWHERE
-        path = Path(elsewhere.read_text()) if elsewhere.exists() else folder / SEALED
-        sealed = zkjax.Sealed.load(path, like=example(manifest))
-    except OSError as error:
-        raise SealError(f"{folder} holds no committed adapter ({error})") from error
-    commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
-    return Contributor(
-        sealed,
-        replace(manifest, commitment=commitment),
-        limits=limits,
-        leakage=Leakage(manifest, max_fraction, folder / LEAKAGE),
-        progress=progress,
-    )
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

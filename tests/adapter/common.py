@@ -59,10 +59,15 @@ def committed(seed: int = 0) -> tuple[zkjax.Sealed, Manifest]:
 def contributor(
     seed: int = 0, *, leakage: Leakage | None = None, limits: Limits | None = None
 ) -> Contributor:
-    """A contributor of a committed adapter, with its openings restored and no leakage limit."""
+    """A contributor of a committed adapter, with its openings restored and no leakage limit. Each
+    answer counts as one direction.
+    """
     sealed, manifest = committed(seed)
     sealed.remaining = 40
-    return Contributor(sealed, manifest, leakage=leakage or Leakage(manifest, 1.0), limits=limits)
+    leakage = leakage or Leakage(manifest, 1.0)
+    owner = Contributor(sealed, manifest, leakage=leakage, limits=limits)
+    owner.costs = dict.fromkeys(owner.costs, 1.0)
+    return owner
 
 
 def sites(manifest: Manifest) -> list[tuple[int, str]]:

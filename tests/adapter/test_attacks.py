@@ -25,7 +25,7 @@ from zkjax.models.llama import Llama, lora_delta
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.inference import Part, _verify_part
-from zkjax.proofs.adapter.leakage import Leakage
+from zkjax.proofs.adapter.leakage import Leakage, answer_cost
 from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
@@ -1129,25 +1129,63 @@ def unit(size: int, *positions: int) -> np.ndarray:
 
 
 def test_queries_beyond_the_limit_are_refused_in_all_sessions():
-    """Half of 16 directions may be known: eight are answered, over any number of sessions."""
+    """Half of 16 inputs may be known: eight answers are given, over any number of sessions."""
     leakage = Leakage(committed()[1], 0.5)
     owner = contributor(leakage=leakage)
     for i in range(8):
         Peer(owner.connect(), "alice").deltas(0, "attention", unit(16, i))
-    with mock.patch.object(owner, "deltas", side_effect=AssertionError):
-        peer = Peer(owner.connect(), "alice")
-        with ends("refused", "leakage: "):
-            peer.deltas(0, "attention", unit(16, 8))
-        peer = Peer(owner.connect(), "alice")
-        with ends("refused", "leakage: "):
-            peer.deltas(0, "attention", np.concatenate([unit(16, 0), unit(16, 15)]))
     assert leakage.dimension(0, "attention") == 8
-    # known directions, other sites and other layers are answered still
-    Peer(owner.connect(), "alice").deltas(0, "attention", unit(16, 3) + unit(16, 5))
+    more = [
+        unit(16, 8),
+        np.concatenate([unit(16, 0), unit(16, 15)]),
+        unit(16, 3) + unit(16, 5),  # a sum of known ones is a new question: x A is rounded
+        unit(16, 3),
+    ]
+    with mock.patch.object(owner, "deltas", side_effect=AssertionError):
+        for x in more:
+            peer = Peer(owner.connect(), "alice")
+            with ends("refused", "leakage: "):
+                peer.deltas(0, "attention", x)
+    # other sites and other layers are answered still
     Peer(owner.connect(), "alice").deltas(1, "attention", unit(16, *range(8)))
     Peer(owner.connect(), "alice").deltas(0, "inner", unit(24, *range(12)))
     with ends("refused", "leakage: "):
         Peer(owner.connect(), "alice").deltas(0, "inner", unit(24, 12))
+
+
+def entropy(values: np.ndarray) -> float:
+    _, counts = np.unique(values, return_counts=True)
+    return float(-np.sum(counts / counts.sum() * np.log2(counts / counts.sum())))
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.9])
+def test_small_weights_cannot_be_read_from_sums_of_known_activations(fraction):
+    """x = e_i + M e_j packs two small weights in one number. Whatever is asked, the answers' bits
+    stay below the share of what A holds.
+    """
+    sealed, manifest = committed()
+    owner = Contributor(sealed, manifest, leakage=Leakage(manifest, fraction))
+    a = owner._weights["q_proj"]["a"][0]
+    answered = 0
+    for scale in range(1, 200):
+        x = unit(16, 0) // 1000 + scale * (unit(16, 1) // 1000)
+        try:
+            Peer(owner.connect(), "alice").deltas(0, "attention", x)
+        except SessionError as error:
+            assert error.check == "refused"
+            break
+        answered += 1
+    assert 16 * answered <= fraction * len(a) * max(1.0, entropy(a))
+    assert owner.leakage.fraction(0, "attention") <= fraction
+    assert owner.leakage.dimension(0, "attention") <= 2
+
+
+def test_what_an_answer_tells_of_weights_of_few_bits(rng):
+    """16 bits over an entry's entropy; never less than one entry, nor more than sixteen."""
+    assert answer_cost(np.zeros((64, 4))) == 16
+    assert answer_cost(rng.integers(0, 2, (4096, 16))) == pytest.approx(16, rel=1e-3)
+    assert answer_cost(rng.integers(-128, 128, (4096, 16))) == pytest.approx(2, rel=1e-2)
+    assert 1 <= answer_cost(rng.integers(-(2**15), 2**15, (1 << 16, 64))) < 1.02
 
 
 def test_one_query_beyond_the_limit_is_refused_as_a_whole():
@@ -1158,7 +1196,7 @@ def test_one_query_beyond_the_limit_is_refused_as_a_whole():
 
 
 def test_the_limit_holds_after_a_restart(tmp_path):
-    """The counts are kept; after a restart the same direction counts again, never less."""
+    """The counts are kept, never less than before."""
     path, manifest = tmp_path / "leakage.json", committed()[1]
     first = Leakage(manifest, 0.5, path)
     first.admit(0, "attention", unit(16, 0, 1, 2, 3, 4))
@@ -1262,9 +1300,8 @@ def test_two_nearly_parallel_activations():
     assert leakage.dimension(0, "attention") == 2
 
 
-def test_silence_tells_nothing():
-    """Zero activations and repetitions reveal no direction."""
-    leakage = Leakage(committed()[1], 0.5)
+def test_zeros_and_repetitions_have_no_rank():
+    leakage = Leakage(committed()[1], 1.0)
     leakage.admit(0, "attention", np.zeros((50, 16), np.int16))
     for _ in range(5):
         leakage.admit(0, "attention", np.repeat(unit(16, 2), 30, 0))
@@ -1273,7 +1310,7 @@ def test_silence_tells_nothing():
 
 
 def test_a_refusal_does_not_tell_what_others_asked():
-    """At the limit, the count in the refusal says how a probe lies to the activations of others."""
+    """Neither whether an activation was asked before, nor how much was."""
     details = []
     for others in ((0, 1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12, 13, 14, 15)):
         owner = contributor(leakage=Leakage(committed()[1], 0.5))

@@ -14,11 +14,11 @@ from zkjax.models.peft import save_adapter
 from zkjax.proofs.adapter import Contributor, Leakage, Session, commit_adapter, loss_of
 from zkjax.proofs.adapter.statement import NUMERICS
 from zkjax.proofs.adapter.store import commit_folder, load_contributor
-from zkjax.proofs.finetune import bind
+from zkjax.proofs.finetune import bind, store_adapter
 
 import zkjax
 from zkjax._compat import x64
-from zkjax.errors import ValueRangeError
+from zkjax.errors import SealError, SessionError, ValueRangeError
 
 CONFIG = LlamaConfig(
     vocab_size=48,
@@ -188,3 +188,22 @@ def test_an_activation_that_does_not_fit_is_named():
         pytest.raises(ValueRangeError, match="layer 0, attention"),
     ):
         session.score(TOKENS)
+
+
+def test_one_sealed_adapter_in_two_folders_has_one_count(tmp_path):
+    """Half may be known, wherever it is served from."""
+    lora = LoraConfig(r=3, alpha=6.0, targets=("q_proj",))
+    real = jax.tree.map(lambda w: w * 2.0**-12, adapter(2, lora.targets, (0, 1, 2), 3))
+    stored = store_adapter(real)
+    save_adapter(tmp_path / "peft", real, lora, "none")
+    zkjax.seal(stored, openings=6).save(tmp_path / "adapter.sealed")
+    for name in ("one", "two"):
+        commit_folder(tmp_path / "peft", tmp_path / name, sealed=tmp_path / "adapter.sealed")
+    owner = load_contributor(tmp_path / "one")
+    with pytest.raises(SealError, match="already being served"):
+        load_contributor(tmp_path / "two")
+    owner.leakage.admit(0, "attention", np.eye(24, dtype=np.int16)[:12])
+    del owner
+    owner = load_contributor(tmp_path / "two")
+    with pytest.raises(SessionError, match="leakage"):
+        owner.leakage.admit(0, "attention", np.eye(24, dtype=np.int16)[:1])

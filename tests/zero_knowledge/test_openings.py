@@ -94,6 +94,8 @@ def test_a_lost_or_damaged_counter_is_no_counter(tmp_path):
     counter.unlink()
     refused_before_anything_is_written(sealed)
     with pytest.raises(SealError):
+        sealed.save(tmp_path / "x")
+    with pytest.raises(SealError):
         Sealed.load(tmp_path / "x", like=X)
 
 
@@ -114,6 +116,34 @@ def test_saving_again_gives_no_opening_back(tmp_path):
     Sealed.load(tmp_path / "x", like=X).spend()
     sealed.save(tmp_path / "x")
     refused_before_anything_is_written(sealed)
+
+
+def test_saving_while_others_open_gives_no_opening_back(tmp_path):
+    """One owner saves again and again, from a memory in which nothing was spent."""
+    sealed = zkjax.seal(X, openings=60)
+    sealed.save(tmp_path / "x")
+    copies = [Sealed.load(tmp_path / "x", like=X) for _ in range(2)]
+    done = threading.Event()
+
+    def save() -> None:
+        while not done.is_set():
+            sealed.remaining = 60
+            sealed.save(tmp_path / "x")
+
+    def spend(copy: Sealed) -> int:
+        for count in range(200):
+            try:
+                copy.spend()
+            except SealError:
+                return count
+        return 200
+
+    with ThreadPoolExecutor(3) as pool:
+        saving = pool.submit(save)
+        granted = sum(pool.map(spend, copies))
+        done.set()
+        saving.result()
+    assert granted == 60
 
 
 def test_many_owners_at_the_same_moment(tmp_path):

@@ -68,7 +68,7 @@ def serve(
         typer.Option(
             min=0.01,
             max=1.0,
-            help="Refuse queries once this share of a site's input directions is known.",
+            help="The share of a layer's adapter that users may learn; 1 allows all.",
         ),
     ] = 0.5,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 32,

@@ -84,8 +84,14 @@ def encode(x, fraction: int, dtype=jnp.int32):
     return (round(x, fraction, bits) * 2.0**fraction).astype(dtype)
 
 
+def _require_finite(values) -> None:
+    if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
+        raise ValueRangeError("a value is infinite or not a number")
+
+
 def constant(value, fraction: int) -> np.ndarray:
     """A real constant rounded to ``fraction`` bits, as float64."""
+    _require_finite(value)
     return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction
 
 
@@ -93,8 +99,9 @@ def quantize(values, fraction: int, dtype: str = "int32") -> np.ndarray:
     """Real numbers as stored integers on the host: floor(x 2^fraction + 1/2), NumPy.
 
     Raises:
-      ValueRangeError: a value does not fit the dtype.
+      ValueRangeError: a value does not fit the dtype, or is not a finite number.
     """
+    _require_finite(values)
     scaled = np.floor(np.asarray(values, dtype=np.float64) * 2.0**fraction + 0.5)
     info = np.iinfo(dtype)
     if scaled.size and (scaled.min() < info.min or scaled.max() > info.max):
