@@ -23,8 +23,10 @@ from zkjax.proofs.adapter.statement import (
     activations,
     answers,
     example,
+    is_stored_base,
     make_differences,
     make_inference,
+    one_token_digest,
     stored_base,
 )
 from zkjax.proofs.finetune import LOSS_FRACTION
@@ -35,6 +37,7 @@ from zkjax.files import write_atomically
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
+from zkjax.seal import Sealed
 from zkjax.verify import require_profile, verify_ranges, verify_statement
 
 # What a file may make a verifier allocate: tokens of a sequence, and deltas.
@@ -139,14 +142,15 @@ def _told(value: Any) -> dict | None:
 
 
 def prove_inference(
-    session: Session, base: Any, tokens: np.ndarray, *, seal_tokens: bool = True
+    session: Session, base: Any, tokens: Any, *, seal_tokens: bool = True
 ) -> Inference:
     """Score a prompt together with the contributors, and prove the loss to third parties.
 
     Args:
       session: a fresh session; it is finished here.
       base: the stored base weights, or the ``Sealed`` value of them (then the model stays private).
-      tokens: (batch, length + 1) int32; the loss is that of predicting tokens[:, 1:].
+      tokens: (batch, length + 1) int32; the loss is that of predicting tokens[:, 1:]. A ``Sealed``
+        value of them keeps its commitment, which others may know beforehand.
     Returns:
       proofs and commitments; ``Inference.save`` writes them, ``verify_inference`` checks them.
     """
@@ -158,9 +162,12 @@ def prove_inference(
     for peer in session.peers:
         if peer.record.size:
             raise SessionError("record", "the session has been used; open another", peer.name)
+    prompt = tokens if isinstance(tokens, Sealed) else None
+    tokens = tokens if prompt is None else prompt.tree
     session.score(tokens[:, :-1])
     deltas = [zkjax.seal(p.record.deltas, openings=2, profile=profile) for p in session.peers]
-    prompt = zkjax.seal(tokens, openings=1, profile=profile) if seal_tokens else tokens
+    if prompt is None:
+        prompt = zkjax.seal(tokens, openings=1, profile=profile) if seal_tokens else tokens
     function, sealed_outputs = _inference_of(session.config, [p.manifest for p in session.peers])
     session.progress("prove the forward pass")
     (xs, loss), proof = zkjax.prove(
@@ -187,11 +194,12 @@ def _inference_of(config: LlamaConfig, manifests: Sequence[Manifest]):
     return make_inference(config, parts), ([True] * len(manifests), False)
 
 
-def require_manifests(found: Sequence[Manifest], expected: Sequence[str]) -> None:
+def require_manifests(found: Sequence[Manifest], expected: Sequence[str | bytes]) -> None:
     """VerificationError unless these are the expected digests, or none are expected."""
-    digests = [m.digest.hex() for m in found]
-    if expected and [e.lower().removeprefix("0x") for e in expected] != digests:
-        raise VerificationError("manifest", f"the adapter is {', '.join(digests)}")
+    if expected and len(expected) != len(found):
+        raise VerificationError("manifest", f"{len(found)} adapters, {len(expected)} expected")
+    for manifest, digest in zip(found, expected, strict=False):
+        manifest.require_digest(digest)
 
 
 def _require(condition: bool, what: str) -> None:
@@ -238,7 +246,7 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
 
 
 def verify_inference(
-    inference: Inference, least: str = "s100", manifests: Sequence[str] = ()
+    inference: Inference, least: str = "s100", manifests: Sequence[str | bytes] = ()
 ) -> float:
     """Check all proofs of a verifiable inference; returns the loss.
 
@@ -259,21 +267,17 @@ def verify_inference(
     widest = sum(len(p.manifest.layers) * sum(o for _, o in p.manifest.targets.values())
                  for p in inference.parts)  # fmt: skip
     _require(tokens * widest <= MAX_ELEMENTS, "too many deltas to verify")
-    expected = stored_base(inference.config)
     if isinstance(base, Commitment):
-        base = _structured(base, expected)
+        base = _structured(base, stored_base(inference.config))
     else:
-        leaves, form = jax.tree.flatten(base)
-        wanted, wanted_form = jax.tree.flatten(expected)
-        same = [form] == [wanted_form] and all(
-            np.shape(x) == e.shape and x.dtype == e.dtype
-            for x, e in zip(leaves, wanted, strict=True)
-        )
+        same = is_stored_base(base, inference.config)
         _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):
         try:
             part.manifest.check()
             part.manifest.require_base(inference.config)
+            known = part.manifest.statement == one_token_digest(part.manifest)
+            _require(known, "the manifest names another statement")
             verify_ranges(part.manifest.commitment)
             _verify_part(part, tokens, inference.profile)
         except VerificationError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
 
-from zkjax.errors import SessionError
+from zkjax.errors import SessionError, VerificationError
 from zkjax.proof import Commitment
 
 MAX_BYTES = 1 << 16
@@ -157,6 +157,19 @@ class Manifest:
         require(self.commitment.shapes == tuple(self.leaves()), "the commitment has other shapes")
         require(set(self.commitment.dtypes) == {self.dtype}, "the commitment has another dtype")
 
+    def require_digest(self, expected: str | bytes) -> None:
+        """The adapter must be the one whose manifest has this digest (hex, or bytes);
+        VerificationError if it is another one.
+        """
+        text = expected.hex() if isinstance(expected, bytes) else expected.lower()
+        text = text.removeprefix("0x")
+        if len(text) != 64 or set(text) - set("0123456789abcdef"):
+            raise SessionError("manifest", f"{expected!r} is no digest of 64 hexadecimal digits")
+        if text == self.commitment.root.hex():
+            raise SessionError("manifest", f"{text} is the commitment; name the manifest's digest")
+        if text != self.digest.hex():
+            raise VerificationError("manifest", f"the adapter is {self.digest.hex()}")
+
     def require_base(self, config: LlamaConfig) -> None:
         """The adapter must fit a base model; SessionError("manifest") says what does not."""
         for target, shape in self.targets.items():
@@ -164,7 +177,7 @@ class Manifest:
                 raise SessionError(
                     "manifest",
                     f"the adapter's {target} is {shape[0]} -> {shape[1]}, the base model's "
-                    f"{config.projection_shape(target)}",
+                    "{} -> {}".format(*config.projection_shape(target)),
                 )
         if self.layers[-1] >= config.num_hidden_layers:
             raise SessionError("manifest", f"the base model has no layer {self.layers[-1]}")

@@ -27,7 +27,7 @@ class Peer:
     Args:
       name: what errors call this contributor.
       config: the base model; an adapter that does not fit it is refused.
-      manifest: the digest (hex) that the manifest must have, if the adapter is known before.
+      manifest: the digest that the manifest must have, if the adapter is known before.
       least: the least security profile accepted.
     """
 
@@ -37,13 +37,14 @@ class Peer:
         name: str,
         *,
         config: LlamaConfig | None = None,
-        manifest: str | None = None,
+        manifest: str | bytes | None = None,
         least: str = "s100",
         limits: Limits | None = None,
     ):
         self.channel, self.name, self.least = channel, name, least
         self.limits = limits or Limits()
         self._sent = self._received = 0
+        self._ended = False
         self._digest = Digest()
         try:
             self._send(frames.Hello(secrets.token_bytes(32), least))
@@ -52,14 +53,20 @@ class Peer:
             self.record = Record(self.manifest, self.limits.session_bytes)
             self._send(frames.Accept(self.manifest.digest))
         except ZkjaxError as error:
-            self.abandon()
+            self.abandon("manifest", "the user does not accept this adapter")
             raise self._named(error) from error
 
     def deltas(self, layer: int, group: str, x: np.ndarray) -> dict[str, np.ndarray]:
         """{target: (tokens, outputs)} int32 for activations (tokens, inputs) int16."""
+        groups = self.manifest.groups()
+        if layer not in self.manifest.layers or group not in groups:
+            detail = f"no adapter at layer {layer} {group}; it is at {', '.join(groups)}"
+            raise SessionError("query", detail, self.name)
+        form = (x.dtype.name, x.ndim, x.shape[-1] if x.ndim else 0)
+        if form != ("int16", 2, self.manifest.inputs(group)) or not len(x):
+            detail = f"activations are int16 of shape (tokens, {self.manifest.inputs(group)})"
+            raise SessionError("query", f"{detail}; got {x.dtype} of shape {x.shape}", self.name)
         try:
-            if not len(x):
-                raise SessionError("query", "no tokens")
             step = self._tokens_per_frame(group)
             parts = [self._exchange(layer, group, part) for part in split_rows(x, step)]
         except ZkjaxError as error:
@@ -82,6 +89,7 @@ class Peer:
 
     def _finish(self, request: frames.Frame, check) -> Record:
         try:
+            self._require_open()
             _ = self.record.tokens
             self._send(request)
             check(self._expect(frames.ProofFrame, self.limits.proof_seconds).body)
@@ -92,6 +100,7 @@ class Peer:
         except ZkjaxError as error:
             self.abandon()
             raise self._named(error) from error
+        self._ended = True
         self.channel.close()
         return self.record
 
@@ -100,6 +109,7 @@ class Peer:
         if check:
             with contextlib.suppress(SessionError):
                 self._send(frames.Refusal(check, detail))
+        self._ended = True
         self.channel.close()
 
     def _exchange(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
@@ -118,14 +128,13 @@ class Peer:
         return max(1, (self.limits.frame_bytes - 64) // widest)
 
     def _pinned(
-        self, offer: frames.Offer, config: LlamaConfig | None, expected: str | None
+        self, offer: frames.Offer, config: LlamaConfig | None, expected: str | bytes | None
     ) -> Manifest:
         manifest = Manifest.decode(offer.manifest)
         if config is not None:  # first of all: it bounds every size in the manifest
             manifest.require_base(config)
-        digest = manifest.digest.hex()
-        if expected is not None and digest != expected.lower().removeprefix("0x"):
-            raise SessionError("manifest", f"another adapter is offered, with manifest {digest}")
+        if expected is not None:
+            manifest.require_digest(expected)
         profile = manifest.commitment.profile
         if PROFILES[profile].bits < PROFILES[self.least].bits:
             raise SessionError("profile", f"the adapter is committed with {profile}")
@@ -135,7 +144,12 @@ class Peer:
         verify_ranges(with_proof)
         return replace(manifest, commitment=with_proof)
 
+    def _require_open(self) -> None:
+        if self._ended:
+            raise SessionError("closed", "this session has ended; open another")
+
     def _send(self, frame: frames.Frame) -> None:
+        self._require_open()
         data = frames.encode(frame, self._sent)
         self._sent += 1
         self._digest.update(data)

@@ -57,7 +57,9 @@ class Record:
             for layer in manifest.layers
             for group in manifest.groups()
         }
-        if len(counts) != 1 or counts == {0}:
+        if counts == {0}:
+            raise SessionError("record", "nothing was asked in this session")
+        if len(counts) != 1:
             raise SessionError("record", "the session ended in the middle of a forward pass")
         return counts.pop()
 

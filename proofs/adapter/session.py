@@ -10,15 +10,16 @@ import numpy as np
 from zkjax.models.config import LlamaConfig
 from zkjax.models.llama import Cache, mean_loss, no_deltas
 from zkjax.proofs.adapter.channel import Channel
+from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import ACTIVATION_FRACTION, PRODUCT_FRACTION
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import Record
-from zkjax.proofs.adapter.statement import NUMERICS
+from zkjax.proofs.adapter.statement import NUMERICS, is_stored_base
 from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
 
 from zkjax import fixed
 from zkjax._compat import x64
-from zkjax.errors import ValueRangeError
+from zkjax.errors import SessionError, ValueRangeError
 
 
 class Session:
@@ -27,7 +28,9 @@ class Session:
     Args:
       config, base: the model and its stored weights (int16 with 12 fraction bits).
       channels: {name: channel} of the contributors; the name appears in errors.
-      manifests: {name: hex digest} of adapters that are known beforehand.
+      manifests: {name: digest} of adapters that are known beforehand.
+      least: the least security profile accepted.
+      limits: what a session may use.
       progress: called with "layer i of n" and the like.
 
     The methods return fixed-point values as float64, equal bit for bit to a local run with the
@@ -41,10 +44,25 @@ class Session:
         base: Any,
         channels: Mapping[str, Channel],
         *,
-        manifests: Mapping[str, str] | None = None,
+        manifests: Mapping[str, str | bytes] | None = None,
+        least: str = "s100",
+        limits: Limits | None = None,
         progress: Callable[[str], None] = lambda message: None,
-        **options: Any,
     ):
+        expected = dict(manifests or {})
+        if unknown := set(expected) - set(channels):
+            raise SessionError(
+                "options", f"manifests of {sorted(unknown)}, channels of {sorted(channels)}"
+            )
+        for name, channel in channels.items():
+            if not hasattr(channel, "receive"):
+                raise SessionError(
+                    "options", "not a channel; use contributor.connect() or adapter.connect", name
+                )
+        if not is_stored_base(base, config):
+            raise SessionError(
+                "base", "its arrays are not int16 of the shapes that the configuration has"
+            )
         self.config, self.base, self.progress = config, base, progress
         self.peers: list[Peer] = []
         with x64():
@@ -52,8 +70,8 @@ class Session:
         try:
             for name, channel in channels.items():
                 progress(f"pin {name}")
-                pinned = (manifests or {}).get(name)
-                self.peers.append(Peer(channel, name, config=config, manifest=pinned, **options))
+                known = {"config": config, "manifest": expected.get(name)}
+                self.peers.append(Peer(channel, name, least=least, limits=limits, **known))
         except BaseException:
             self.close()
             for channel in channels.values():
@@ -73,16 +91,17 @@ class Session:
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Logits (batch, length, vocabulary) of tokens (batch, length) with the adapters."""
-        return self._run(tokens, None)[0]
+        return self._run(self._checked(tokens), None)[0]
 
     def base_score(self, tokens: np.ndarray) -> np.ndarray:
         """The same without any adapter; nothing is sent."""
+        tokens = self._checked(tokens)
         with x64():
             return np.asarray(self._model.run(jnp.asarray(tokens), NUMERICS)[0])
 
     def generate(self, tokens: np.ndarray, steps: int) -> np.ndarray:
         """Greedy continuation: tokens (batch, length + steps); each token is sent once."""
-        tokens = np.asarray(tokens)
+        tokens = self._checked(tokens)
         with x64():
             cache = self._model.empty_cache(len(tokens), tokens.shape[1] + steps)
         new = tokens
@@ -91,6 +110,17 @@ class Session:
             logits, cache = self._run(new, cache)
             new = np.argmax(logits[:, -1:], axis=-1).astype(tokens.dtype)
             tokens = np.concatenate([tokens, new], axis=1)
+        return tokens
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        tokens, size = np.asarray(tokens), self.config.vocab_size
+        inside = tokens.dtype.kind in "iu" and tokens.ndim == 2 and tokens.size > 0
+        if not inside or tokens.min() < 0 or tokens.max() >= size:
+            raise SessionError(
+                "tokens",
+                f"they are integers of shape (batch, length), from 0 to {size - 1}; "
+                f"got {tokens.dtype} of shape {tokens.shape}",
+            )
         return tokens
 
     def finish(self) -> dict[str, Record]:

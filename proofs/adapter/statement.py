@@ -155,6 +155,16 @@ def stored_base(config: LlamaConfig) -> Any:
     )
 
 
+def is_stored_base(base: Any, config: LlamaConfig) -> bool:
+    """Whether arrays have the structure, shapes and types of a stored base model."""
+    leaves, form = jax.tree.flatten(base)
+    wanted, wanted_form = jax.tree.flatten(stored_base(config))
+    return [form] == [wanted_form] and all(
+        np.shape(x) == e.shape and getattr(x, "dtype", None) == e.dtype
+        for x, e in zip(leaves, wanted, strict=True)
+    )
+
+
 def one_token_digest(manifest: Manifest) -> str:
     """The digest that a manifest pins: the statement about one token."""
     function = make_deltas(STORED[manifest.dtype])

@@ -242,9 +242,12 @@ def test_answers_changed_on_the_way():
 def test_another_adapter_than_expected():
     """The user knows the manifest beforehand; another adapter is refused, named."""
     digest = committed(0)[1].digest.hex()
-    with ends("manifest", committed(1)[1].digest.hex()):
+    with pytest.raises(VerificationError, match=f"alice.*{committed(1)[1].digest.hex()}"):
         Peer(contributor(1).connect(), "alice", manifest=digest)
-    for form in (digest, digest.upper(), "0x" + digest):
+    with ends("manifest", "name the manifest's digest"):
+        root = committed(0)[1].commitment.root.hex()
+        Peer(contributor(0).connect(), "alice", manifest=root)
+    for form in (digest, digest.upper(), "0x" + digest, bytes.fromhex(digest)):
         Peer(contributor(0).connect(), "alice", manifest=form).abandon()
     for form in (digest[:16], digest[:-1] + "g", ""):
         with ends("manifest"):
@@ -254,7 +257,7 @@ def test_another_adapter_than_expected():
 @pytest.mark.parametrize("change", [{"log2_scale": 2}, {"layers": [0, 3]}], ids=str)
 def test_the_adapter_expected_with_another_scale_or_place(change):
     """The commitment is the one that is known, the rest of the manifest is not."""
-    with ends("manifest", "another adapter"):
+    with pytest.raises(VerificationError, match="manifest: alice: the adapter is"):
         Peer(offering(with_manifest(**change)), "alice", manifest=committed(0)[1].digest.hex())
 
 
@@ -676,7 +679,7 @@ def test_finish_with_nothing_asked():
     raw = Raw(owner).open()
     raw.refused(raw.tell(frames.Finish(raw.digest.value)), "record")
     peer = Peer(owner.connect(), "alice")
-    with ends("record", "middle of a forward pass"):
+    with ends("record", "nothing was asked"):
         peer.finish()
     assert owner.sealed.remaining == 40
 
@@ -719,10 +722,9 @@ def test_a_session_that_ended_takes_nothing():
     peer = Peer(channel, "alice")
     with ends("frame"):
         drive(peer)
-    with ends("disconnected"):
-        peer.deltas(0, "attention", X)
-    with pytest.raises(SessionError):
-        peer.finish()
+    for call in (lambda: peer.deltas(0, "attention", X), peer.finish):
+        with ends("closed", "open another"):
+            call()
 
 
 def test_a_query_about_no_tokens():
@@ -1469,7 +1471,7 @@ def test_one_of_several_contributors_is_another_than_expected():
     owners = {"alice": contributor(0), "bob": contributor(1)}
     expected = {n: committed(0)[1].digest.hex() for n in owners}
     channels = {n: c.connect() for n, c in owners.items()}
-    with ends("manifest", party="bob"):
+    with pytest.raises(VerificationError, match="manifest: bob"):
         Session(CONFIG, base(), channels, manifests=expected)
     assert all(c.session.closed for c in channels.values())
 
@@ -1686,3 +1688,64 @@ def test_json_of_commitments_does_not_grow_in_memory():
         assert tracemalloc.get_traced_memory()[1] < 6 * len(data)
     finally:
         tracemalloc.stop()
+
+
+# What a user may get wrong ------------------------------------------------------------------------
+
+
+def test_a_pin_of_a_name_that_is_not_there():
+    """A misspelt name would pin nothing."""
+    channels = {"alice": contributor().connect()}
+    with pytest.raises(SessionError, match=r"Alice.*alice"):
+        Session(CONFIG, base(), channels, manifests={"Alice": "00" * 32})
+
+
+def test_a_contributor_in_place_of_a_channel():
+    with pytest.raises(SessionError, match="connect"):
+        Session(CONFIG, base(), {"alice": contributor()})
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [[[-1, 2]], [[99, 2]], [1, 2], [[]], [[1.0, 2.0]], "text", [[[1]]]],
+    ids=["negative", "too large", "one axis", "empty", "floats", "text", "three axes"],
+)
+def test_tokens_that_are_none(tokens):
+    """Outside the vocabulary an embedding would be zero, without a word."""
+    with Session(CONFIG, base(), {"alice": contributor().connect()}) as session:
+        for call in (session.score, session.base_score, lambda t: session.generate(t, 1)):
+            with pytest.raises(SessionError, match="tokens: they are integers"):
+                call(tokens)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.full((3, 16), 70000, np.int32),
+        np.ones((3, 16)),
+        np.ones(16, np.int16),
+        np.ones((3, 17), np.int16),
+        np.int16(3),
+    ],
+    ids=["int32", "floats", "one axis", "too wide", "a number"],
+)
+def test_activations_that_are_none(x):
+    """They are refused before anything is sent; the session goes on."""
+    owner = contributor()
+    peer = Peer(owner.connect(), "alice")
+    with ends("query", "int16"):
+        peer.deltas(0, "attention", x)
+    for layer, group in ((0, "q_proj"), (99, "attention")):
+        with ends("query", "no adapter at layer"):
+            peer.deltas(layer, group, X)
+    drive(peer)
+    peer.finish()
+
+
+def test_a_session_that_is_finished():
+    with Session(CONFIG, base(), {"alice": contributor().connect()}) as session:
+        session.score(np.array([[1, 2, 3]]))
+        session.finish()
+        for call in (session.finish, lambda: session.score(np.array([[1, 2]]))):
+            with ends("closed", "open another"):
+                call()

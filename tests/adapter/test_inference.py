@@ -1001,7 +1001,10 @@ def test_a_committed_base_without_its_structure(honest):
 def test_a_base_of_another_configuration(alice):
     """Eight classes in place of 32 make a small loss easy, in public or under a commitment."""
     small = {**BASE, "embed_tokens": BASE["embed_tokens"][:8]}
-    s = adapter.Session(CONFIG, small, {"alice": alice.connect()})
+    with pytest.raises(SessionError, match="base"):
+        adapter.Session(CONFIG, small, {"alice": alice.connect()})
+    with mock.patch("zkjax.proofs.adapter.session.is_stored_base"):
+        s = adapter.Session(CONFIG, small, {"alice": alice.connect()})
     with mock.patch.object(Peer, "finish_sealed"), careless():
         given = prove_inference(s, zkjax.seal(small, openings=1), TOKENS % 8)
         refused(replace(given, base=given.base.commitment), {"claims"})
@@ -1063,7 +1066,7 @@ def test_the_contributor_changes_its_manifest_under_a_known_digest(alice):
     for changes in ({"log2_scale": -3}, {"layers": (1,)}):
         other = replace(alice.manifest, **changes)
         changed = Contributor(alice.sealed, other, leakage=Leakage(other, 1.0))
-        with pytest.raises(SessionError, match="another adapter"):
+        with pytest.raises(VerificationError, match="alice: the adapter is"):
             session(changed, manifests={"alice": digest})
 
 
@@ -1071,8 +1074,9 @@ def test_the_adapter_that_is_expected(honest):
     """A third party names the manifest; the loss of any other adapter is refused."""
     digest = honest.parts[0].manifest.digest.hex()
     verify_inference(honest, manifests=[digest])
-    for wrong in (["00" * 32], [digest, digest], [honest.parts[0].manifest.commitment.root.hex()]):
-        with pytest.raises(VerificationError) as caught:
+    root = honest.parts[0].manifest.commitment.root.hex()
+    for wrong in (["00" * 32], [digest, digest], [root], ["deadbeef"], [""]):
+        with pytest.raises((VerificationError, SessionError)) as caught:
             verify_inference(honest, manifests=wrong)
         assert caught.value.check == "manifest"
 

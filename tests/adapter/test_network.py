@@ -260,7 +260,7 @@ def test_a_channel_that_is_closed(serve):
         except Exception as error:
             seen.append(getattr(error, "check", repr(error)))
     gc.collect()
-    assert seen == ["disconnected"] * 3
+    assert seen == ["closed", "disconnected", "disconnected"]
 
 
 # Who may connect ------------------------------------------------------------------------------
