@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zkjax.errors import OptionError
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # Linear layers of a block by the activation they read: one exchange with an adapter's owner each.
@@ -77,4 +79,6 @@ class LoraConfig:
     def __post_init__(self):
         unknown = set(self.targets) - set(TARGETS)
         if unknown:
-            raise ValueError(f"unknown LoRA targets {sorted(unknown)}; known: {', '.join(TARGETS)}")
+            raise OptionError(
+                f"unknown LoRA targets {sorted(unknown)}; known: {', '.join(TARGETS)}"
+            )

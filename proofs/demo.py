@@ -7,6 +7,7 @@ With several steps the proofs chain: each takes the adapter commitment of the on
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,8 @@ def run_demo(
     tokens = [next(source) for _ in range(max(steps, CURVE_STEPS))]
     rate = store_rate(LEARNING_RATE)
     progress("seal")
+    for old in out.glob("step-*"):  # of an earlier run; they would not chain to this one
+        shutil.rmtree(old)
     sealed_base = zkjax.seal(base, profile=profile, openings=max(4, steps))
     sealed_adapter = zkjax.seal(adapter, profile=profile)
     sealed_base.save(private / "base.sealed")

@@ -175,6 +175,10 @@ class Proof:
     body: bytes
     report: dict | None = None
 
+    def __repr__(self) -> str:
+        statement = self.claims.statement.hex()[:16]
+        return f"Proof(statement {statement}, {self.profile}, {len(self.body):,} bytes)"
+
     @property
     def profile(self) -> str:
         return self.claims.profile

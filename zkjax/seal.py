@@ -147,12 +147,17 @@ class Sealed:
         import jax
 
         path = Path(path)
-        with np.load(path, allow_pickle=False) as data:
-            commitment = Commitment.from_json(json.loads(bytes(data["meta"])))
-            leaves = [data[f"leaf{i}"] for i in range(len(commitment.shapes))]
-            rows = commitment.layout.matrix([x.astype(np.float64) for x in leaves])
-            rows = np.concatenate([rows, data["blinding"]], axis=1)
-            tableau = Tableau(rows, commitment.code.log_length, data["nonces"])
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                commitment = Commitment.from_json(json.loads(bytes(data["meta"])))
+                leaves = [data[f"leaf{i}"] for i in range(len(commitment.shapes))]
+                rows = commitment.layout.matrix([x.astype(np.float64) for x in leaves])
+                rows = np.concatenate([rows, data["blinding"]], axis=1)
+                tableau = Tableau(rows, commitment.code.log_length, data["nonces"])
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever the file holds
+            raise SealError(f"{path} is not a sealed value, or damaged") from error
         if tableau.root != commitment.root:
             raise SealError(f"{path} is damaged: its data do not give its commitment")
         tree = leaves if like is None else like

@@ -25,12 +25,18 @@ _HOMES = {
     "loss_of": "session",
     "prove_inference": "inference",
     "commit_adapter": "contributor",
+    "commit_folder": "store",
+    "load_contributor": "store",
     "serve": "server",
     "verify_inference": "inference",
     "verify_session": "record",
 }
 
 __all__ = sorted(_HOMES)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str):

@@ -26,7 +26,10 @@ from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
 
-from zkjax.errors import SessionError, StatementError
+from zkjax.errors import SessionError, StatementError, VerificationError
+from zkjax.files import new_folder
+
+MAX_SCORES = 1 << 24  # attention scores of one head
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def servers(
             raise SessionError("options", f"{len(urls)} addresses but {len(values)} of {name}")
         return list(values) * len(urls) if len(values) == 1 else list(values) or [None] * len(urls)
 
-    if len(set(urls)) != len(urls):
+    if len({url.rstrip("/") for url in urls}) != len(urls):
         raise SessionError("options", "an address is named twice")
     if len(manifests) not in (0, len(urls)):
         raise SessionError("options", "name a manifest for every address, or none")
@@ -72,6 +75,11 @@ def servers(
 
 def sequences_of(path: Path | None, count: int, length: int) -> np.ndarray:
     """(count, length + 1) byte tokens of a text; by default a sample of Python's documentation."""
+    if count * length**2 > MAX_SCORES:
+        raise StatementError(
+            f"{count} sequences of {length} tokens take too much memory; sequences x length^2 may "
+            f"be {MAX_SCORES:,}"
+        )
     if path is None:
         return next(batches(documentation(), count, length, seed=1)).astype(np.int32)
     data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
@@ -124,6 +132,10 @@ def check_demo(
             LlamaConfig(), base, channels, manifests=pinned, least=least, progress=progress
         )
 
+    if prompt is not None and not prompt:
+        raise StatementError("the prompt is empty")
+    if out is not None:
+        new_folder(out)
     base = load_demo_base()
     with timed("connect and pin", opened) as session:
         targets = tokens[:, 1:]
@@ -149,16 +161,30 @@ def check_demo(
 
 
 def verify_kept(
-    folder: Path, least: str = "s100", manifests: Sequence[str] = ()
+    folder: Path,
+    least: str = "s100",
+    manifests: Sequence[str] = (),
+    prompt: str | None = None,
 ) -> Record | Inference:
     """Verify what ``check_demo`` kept: a session, or a sealed inference of the demo's base model.
 
-    With ``manifests`` the adapters must be these, in this order.
+    With ``manifests`` the adapters must be these, in this order; with ``prompt`` the commitment to
+    the text of a sealed inference must have this root (hex).
     """
+    others = {"statement.zks": "zkjax verify", "0": f"zkjax adapter verify {folder}/0"}
+    for name, command in others.items():
+        if (folder / name).exists():
+            raise StatementError(f"{folder} is not one kept session; use {command}")
+    if not (folder / "manifest.json").exists() and not (folder / "inference.json").exists():
+        raise StatementError(f"{folder} holds no kept session (no manifest.json)")
     if (folder / "inference.json").exists():
         inference = Inference.load(folder, LlamaConfig(), load_demo_base())
         verify_inference(inference, least, manifests)
+        if prompt is not None and prompt.lower() != inference.tokens.root.hex():
+            raise VerificationError("claims", "the prompt has another commitment")
         return inference
+    if prompt is not None:
+        raise StatementError(f"{folder} is a session; it has no commitment to a prompt")
     record = verify_session(folder, least)
     require_manifests([record.manifest], manifests)
     return record

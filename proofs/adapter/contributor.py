@@ -24,7 +24,7 @@ from zkjax.proofs.adapter.statement import (
 )
 
 import zkjax
-from zkjax.errors import SessionError, ValueRangeError
+from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100
@@ -50,7 +50,13 @@ def commit_adapter(
     Returns:
       the sealed adapter (private) and its manifest (public).
     """
-    rounded_weights(weights.tree if isinstance(weights, zkjax.Sealed) else weights)
+    tree = weights.tree if isinstance(weights, zkjax.Sealed) else weights
+    _require_stored(tree)
+    rounded_weights(tree)
+    if sessions < 1:
+        raise SealError("a commitment that serves no session is of no use")
+    if type(log2_scale) is not int or not -8 <= log2_scale <= 8:
+        raise SessionError("manifest", "log2_scale is log2(alpha / r), an integer from -8 to 8")
     if not isinstance(weights, zkjax.Sealed):
         weights = zkjax.seal(weights, openings=sessions, profile=profile, ranges=True)
     elif weights.commitment.range_proof is None:
@@ -144,6 +150,21 @@ class Contributor:
             )
             self.report = proof.report or {}
         return proof.body
+
+
+def _require_stored(tree: Any) -> None:
+    """SealError unless this is {target: {"a": ..., "b": ...}} of stored weights."""
+    known = isinstance(tree, dict) and tree and set(tree) <= set(TARGETS)
+    if not known or any(set(parts) != {"a", "b"} for parts in tree.values()):
+        raise SealError(f"weights are {{target: {{'a': ..., 'b': ...}}}}; targets are {TARGETS}")
+    for name, parts in tree.items():
+        for w in parts.values():
+            form = getattr(getattr(w, "dtype", None), "name", type(w).__name__)
+            if form not in STORED or w.ndim != 3:
+                raise SealError(
+                    f"{name} is {form}; weights are (layers, ., .) arrays of int16 with 12 "
+                    "fraction bits, as from fixed.quantize(w, 12, 'int16'), or int32 with 24"
+                )
 
 
 def _rounded(values: np.ndarray, shift: int) -> np.ndarray:

@@ -66,7 +66,8 @@ class ContributorSession:
         except SessionError as error:
             return self._end(error)
         except SealError:
-            return self._end(SessionError("openings", "the adapter's commitment is used up"))
+            detail = "the adapter's commitment is used up; its owner has to commit again"
+            return self._end(SessionError("openings", detail))
         except Exception as error:
             # The peer learns that, not what, went wrong.
             reply = self._end(SessionError("internal", "the contributor failed"))

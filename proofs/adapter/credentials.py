@@ -36,8 +36,13 @@ def read_token(path: Path) -> str:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SessionError("token", f"{path} cannot be read ({error})") from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise SessionError("token", f"{path} holds no usable token")
+    return usable_token(token, str(path))
+
+
+def usable_token(token: str, source: str = "the token") -> str:
+    """The token, or SessionError("token"), which does not show it."""
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+        raise SessionError("token", f"{source} is not one line of printable ASCII characters")
     return token
 
 
@@ -71,6 +76,15 @@ def make_certificate(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0
     )
     write_atomically(folder / "key.pem", private, private=True)
     write_atomically(folder / "certificate.pem", certificate.public_bytes(pem))
+
+
+def certificate_hosts(path: Path) -> set[str]:
+    """The names and addresses that a certificate is for."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in names}
 
 
 def _alternative(host: str):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio import client as ws_client
+from zkjax.proofs.adapter.credentials import usable_token
 from zkjax.proofs.adapter.limits import Limits
 
 from zkjax.errors import SessionError
@@ -106,13 +107,28 @@ def connect(
         _ = urlsplit(url).port
     except ValueError as error:
         raise SessionError("url", f"{url}: {error}") from None
+    usable_token(token)
     options = TRANSPORT | {
         "ssl": context,
         "additional_headers": {"Authorization": f"Bearer {token}"},
         "max_size": limits.frame_bytes,
         "proxy": None,
     }
-    return WebSocketChannel(url, options, limits.idle_seconds)
+    try:
+        return WebSocketChannel(url, options, limits.idle_seconds)
+    except SessionError as error:
+        detail = error.detail
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            detail += _certificate_hint(error.__cause__, ca)
+        raise SessionError(error.check, detail, url) from error
+
+
+def _certificate_hint(error: ssl.SSLCertVerificationError, ca: str | Path | None) -> str:
+    if "mismatch" in error.verify_message:
+        return "; the contributor must serve with --name and the host of this address"
+    if ca is None:
+        return "; name the contributor's certificate (ca, --ca) if it has signed its own"
+    return f"; {ca} is not the certificate of this server"
 
 
 @contextlib.contextmanager
@@ -121,8 +137,7 @@ def _named_failures():
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        hint = "name the contributor's certificate (ca, --ca) if it has signed its own"
-        raise SessionError("certificate", f"{error.verify_message}; {hint}") from error
+        raise SessionError("certificate", error.verify_message.rstrip(".")) from error
     except ssl.SSLError as error:
         raise SessionError("certificate", f"TLS failed ({error.reason})") from error
     except websockets.InvalidStatus as error:
@@ -142,5 +157,8 @@ def _named_failures():
         raise SessionError("disconnected", "the connection was lost") from None
     except TimeoutError:
         raise SessionError("idle", "the peer was silent for too long") from None
+    except ConnectionRefusedError as error:
+        detail = "nothing listens there; is zkjax adapter serve running on this port?"
+        raise SessionError("disconnected", detail) from error
     except (OSError, websockets.WebSocketException) as error:
         raise SessionError("disconnected", f"{error or type(error).__name__}") from error

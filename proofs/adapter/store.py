@@ -7,12 +7,18 @@ import os
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from zkjax.models.llama import Adapter
 from zkjax.models.peft import load_adapter
-from zkjax.proofs.adapter.contributor import DEFAULT_SESSIONS, Contributor, commit_adapter
+from zkjax.proofs.adapter.contributor import (
+    DEFAULT_SESSIONS,
+    Contributor,
+    commit_adapter,
+    rounded_weights,
+)
 from zkjax.proofs.adapter.leakage import DEFAULT_FRACTION, Leakage
 from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import WEIGHT_FRACTION, Manifest, dyadic_scale
@@ -21,10 +27,21 @@ from zkjax.proofs.adapter.statement import example
 import zkjax
 from zkjax import fixed
 from zkjax.errors import SealError, SessionError
-from zkjax.files import write_atomically
+from zkjax.files import new_folder, write_atomically
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
 LEAKAGE, LOCK = ".leakage.json", ".lock"  # beside the sealed adapter, which they are about
+
+
+class Committed(NamedTuple):
+    """What ``commit_folder`` wrote: the manifest, the sessions that its commitment can serve, and
+    the largest relative change of a module's A B by rounding, with the module's name.
+    """
+
+    manifest: Manifest
+    sessions: int
+    rounding: float
+    module: str
 
 
 def commit_folder(
@@ -32,10 +49,10 @@ def commit_folder(
     out: Path,
     *,
     sealed: Path | None = None,
-    sessions: int = DEFAULT_SESSIONS,
+    sessions: int | None = None,
     profile: str = "s100",
-) -> Manifest:
-    """Commit to a PEFT adapter; writes ``out`` and returns the manifest.
+) -> Committed:
+    """Commit to a PEFT adapter; writes the new folder ``out``.
 
     Weights are rounded to 12 fraction bits, as the model does when it runs. alpha / r is folded
     into B unless it is a power of two. With ``sealed``, a file that a fine-tuning proof left (with
@@ -43,10 +60,10 @@ def commit_folder(
     """
     weights, layers, scale = load_adapter(adapter)
     log2_scale = dyadic_scale(scale)
-    if (out / SEALED).exists() or (out / ELSEWHERE).exists():
-        raise SealError(f"{out} already holds a committed adapter; choose another folder")
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out = new_folder(out)
     if sealed is not None:
+        if sessions is not None:
+            raise SealError("the sealed adapter has its number of openings; leave out sessions")
         if log2_scale is None:
             raise SessionError("manifest", f"alpha / r = {scale} is not a power of two")
         value = zkjax.Sealed.load(sealed, like=weights)
@@ -60,20 +77,48 @@ def commit_folder(
         )
         if not all(jax.tree.leaves(same)):
             raise SealError(f"{sealed} does not hold the weights of {adapter}")
+        rounding, module = _rounding(weights, rounded_weights(value.tree), layers)
         value, manifest = commit_adapter(value, layers, log2_scale)
         value.save(sealed)
         write_atomically(out / ELSEWHERE, str(sealed.resolve()).encode(), private=True)
     else:
         if log2_scale is None:
-            for parts in weights.values():
-                parts["b"] = parts["b"] * scale
+            weights = {t: p | {"b": p["b"] * scale} for t, p in weights.items()}
         stored = jax.tree.map(lambda w: fixed.quantize(w, WEIGHT_FRACTION, "int16"), weights)
+        rounding, module = _rounding(weights, stored, layers)
         value, manifest = commit_adapter(
-            stored, layers, log2_scale or 0, sessions=sessions, profile=profile
+            stored, layers, log2_scale or 0, sessions=sessions or DEFAULT_SESSIONS, profile=profile
         )
         value.save(out / SEALED)
     write_atomically(out / MANIFEST, manifest.encode())
-    return manifest
+    return Committed(manifest, value.remaining, rounding, module)
+
+
+def _rounding(exact: Adapter, stored: Any, layers: tuple[int, ...]) -> tuple[float, str]:
+    """The largest |A' B' - A B| / |A B| (Frobenius norm) of a module, and the module; SealError if
+    rounding leaves nothing of one.
+    """
+
+    def inner(one, two):
+        """<A1 B1, A2 B2> for each layer, from r x r matrices."""
+        a = np.einsum("lnr,lns->lrs", one["a"], two["a"])
+        return np.sum(a * np.einsum("lrm,lsm->lrs", one["b"], two["b"]), axis=(1, 2))
+
+    worst, name = 0.0, "none"
+    for target, parts in exact.items():
+        kept = jax.tree.map(lambda w: w * 2.0**-WEIGHT_FRACTION, stored[target])
+        size, left = inner(parts, parts), inner(kept, kept)
+        change = size + left - 2 * inner(parts, kept)
+        relative = np.sqrt(np.maximum(change, 0) / np.where(size > 0, size, 1))
+        for i, layer in enumerate(layers):
+            if size[i] > 0 and left[i] == 0:
+                raise SealError(
+                    f"layer {layer} {target}: all of it is rounded to 0; weights below "
+                    f"{2.0 ** -(WEIGHT_FRACTION + 1):.1g} are lost"
+                )
+            if relative[i] > worst:
+                worst, name = float(relative[i]), f"layer {layer} {target}"
+    return worst, name
 
 
 def load_contributor(

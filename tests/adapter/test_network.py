@@ -266,7 +266,7 @@ def test_a_channel_that_is_closed(serve):
 # Who may connect ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper()])
+@pytest.mark.parametrize("token", ["x", TOKEN[:-1], TOKEN + "x", TOKEN.upper()])
 def test_wrong_token(serve, token):
     server = serve()
     with fails("token"):
@@ -274,6 +274,14 @@ def test_wrong_token(serve, token):
     server.reported("wrong token")
     assert not any(TOKEN in line or "opened" in line for line in server.lines)
     server.serves()
+
+
+@pytest.mark.parametrize("token", ["", TOKEN + "\n", TOKEN.encode(), "\u00e9", None])
+def test_a_token_that_is_none(serve, token):
+    """It is refused before anything is sent, and not shown."""
+    with pytest.raises(SessionError) as caught:
+        serve().channel(token)
+    assert caught.value.check == "token" and TOKEN not in str(caught.value)
 
 
 HEADERS = {

@@ -157,8 +157,8 @@ def test_a_ratio_that_is_no_power_of_two_is_folded_into_b(tmp_path):
     lora = LoraConfig(r=3, alpha=4.0, targets=("q_proj", "v_proj"))
     weights = jax.tree.map(lambda w: w * 2.0**-12, adapter(3, lora.targets, (0, 1, 2), 3))
     save_adapter(tmp_path / "peft", weights, lora, "none")
-    manifest = commit_folder(tmp_path / "peft", tmp_path / "mine", sessions=2)
-    assert manifest.log2_scale == 0
+    done = commit_folder(tmp_path / "peft", tmp_path / "mine", sessions=2)
+    assert done.manifest.log2_scale == 0 and done.sessions == 2 and 0 < done.rounding < 0.01
     alice = load_contributor(tmp_path / "mine", max_fraction=1.0)
     with Session(CONFIG, base(), {"alice": alice.connect()}) as session:
         logits = session.score(TOKENS)

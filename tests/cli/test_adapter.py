@@ -118,13 +118,27 @@ def test_refusals_are_sentences(server, tmp_path):
         (wrong_token, "token"),
         (no_ca, "certificate"),
         (plain, "url"),
-        ([*known(server), "--manifest", other], root),
-        (["wss://127.0.0.1:1", *known(server)[1:]], "disconnected"),
+        ([*known(server), "--manifest", "deadbeef"], "64 hexadecimal digits"),
+        (["wss://127.0.0.1:1", *known(server)[1:]], "wss://127.0.0.1:1: disconnected: nothing"),
+        ([*known(server), "--prompt", ""], "prompt is empty"),
+        ([*known(server), "--length", 100_000], "too much memory"),
+        ([*known(server), "--out", folder], "not an empty folder"),
         ([url, "--token-file", tmp_path / "none"], "token"),
     ):
         result = CliRunner().invoke(app, ["adapter", "check", *map(str, args)])
         assert result.exit_code == 2, result.output
         assert word in result.output and "Traceback" not in result.output
+    args = ["adapter", "check", *map(str, known(server)), "--manifest", other]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 1 and "rejected" in result.output and root in result.output
+
+
+def test_verify_says_what_a_folder_is(tmp_path):
+    (tmp_path / "proof").mkdir()
+    (tmp_path / "proof" / "statement.zks").write_bytes(b"")
+    for folder, word in ((tmp_path, "no kept session"), (tmp_path / "proof", "use zkjax verify")):
+        result = CliRunner().invoke(app, ["adapter", "verify", str(folder)])
+        assert result.exit_code == 2 and word in result.output
 
 
 def test_commit_refuses_what_it_cannot_use(trained, tmp_path):
@@ -134,7 +148,7 @@ def test_commit_refuses_what_it_cannot_use(trained, tmp_path):
         return result.output
 
     assert "not a PEFT adapter" in refused(tmp_path)
-    assert "already holds" in refused(trained[-1] / "peft", "--out", trained[-1] / "mine")
+    assert "not an empty folder" in refused(trained[-1] / "peft", "--out", trained[-1] / "mine")
     for i, other in enumerate(
         ({"q": np.zeros((2, 2), np.int32)}, jax.tree.map(lambda w: w + 4096, trained[2]))
     ):

@@ -291,7 +291,7 @@ def test_demo_names_a_missing_package(monkeypatch, tmp_path):
     _install_demo(monkeypatch, run_demo)
     result = run("demo", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "pip install 'zkjax[models,plot]'" in result.stderr
+    assert "pip install -e '.[models,plot]'" in result.stderr
 
 
 def _install_demo(monkeypatch, run_demo) -> None:

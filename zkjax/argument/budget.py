@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from zkjax.argument.code import Code
-from zkjax.errors import VerificationError
+from zkjax.errors import OptionError, VerificationError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def profile_named(name: str) -> Profile:
     try:
         return PROFILES[name]
     except KeyError:
-        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}") from None
+        raise OptionError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}") from None
 
 
 def _log2_choose_ratio(top: int, bottom: int, t: int) -> float:

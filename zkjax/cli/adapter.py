@@ -10,12 +10,13 @@ import typer
 
 from zkjax.cli import show
 from zkjax.cli.common import ProfileName, answers
+from zkjax.errors import SealError, SessionError
 
 app = typer.Typer(help="Check a LoRA adapter between two parties.", no_args_is_help=True)
 
 
 @app.command()
-@answers("zkjax[adapter]")
+@answers("adapter")
 def commit(
     folder: Annotated[Path, typer.Argument(help="A PEFT adapter.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write; it holds secrets.")] = Path(
@@ -25,10 +26,16 @@ def commit(
         Path | None,
         typer.Option(help="Keep the commitment of a fine-tuning proof: its sealed adapter."),
     ] = None,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions it can serve.")] = 100,
-    profile: Annotated[ProfileName, typer.Option(help="Security.")] = ProfileName.S100,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Sessions it can serve; 100 by default.")
+    ] = None,
+    profile: Annotated[
+        ProfileName | None, typer.Option(help="At least 100 (the default) or 128 bits of security.")
+    ] = None,
 ) -> None:
     """Commit to an adapter: what users will pin."""
+    if sealed is not None and (sessions is not None or profile is not None):
+        raise typer.BadParameter("--sealed keeps the sessions and the profile of its commitment")
     from zkjax._compat import enable_kernel_cache
     from zkjax.proofs.adapter.store import commit_folder
 
@@ -36,14 +43,21 @@ def commit(
     start = time.perf_counter()
     with show.Phases() as phases:
         phases("commit and prove the range of the weights")
-        manifest = commit_folder(
-            folder, out, sealed=sealed, sessions=sessions, profile=profile.value
+        done = commit_folder(
+            folder,
+            out,
+            sealed=sealed,
+            sessions=sessions,
+            profile=(profile or ProfileName.S100).value,
         )
+    manifest = done.manifest
     show.line("committed", "bold green")
     show.line(f"  manifest    {manifest.digest.hex()}")
     show.line(f"  commitment  {manifest.commitment.root.hex()}")
     show.line(f"  adapter     {', '.join(manifest.targets)} of {len(manifest.layers)} layers")
     show.line(f"  size        {manifest.modules} modules, {manifest.parameters:,} parameters")
+    show.line(f"  rounding    changes B A by {100 * done.rounding:.2g} % at most ({done.module})")
+    show.line(f"  sessions    {done.sessions}")
     show.line(f"  time        {time.perf_counter() - start:.1f} s")
     show.line(
         f"Publish the manifest's digest; keep {out} to yourself. Next: zkjax adapter serve {out}"
@@ -51,7 +65,7 @@ def commit(
 
 
 @app.command()
-@answers("zkjax[adapter]")
+@answers("adapter")
 def serve(
     folder: Annotated[Path, typer.Argument(help="What commit wrote.", show_default=False)],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -72,9 +86,17 @@ def serve(
         ),
     ] = 0.5,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 32,
-    session_mib: Annotated[int, typer.Option(min=1, help="Activations and deltas kept.")] = 128,
-    frame_mib: Annotated[int, typer.Option(min=1, help="The largest frame.")] = 32,
-    idle_seconds: Annotated[float, typer.Option(min=0.1, help="Silence that is borne.")] = 60.0,
+    session_mib: Annotated[
+        int, typer.Option(min=1, help="MiB of activations and answers that one session may use.")
+    ] = 128,
+    frame_mib: Annotated[int, typer.Option(min=1, help="MiB of the largest frame.")] = 32,
+    idle_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without a message before a session ends.")
+    ] = 60.0,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A host or address that users connect to, for the certificate."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep every proved session here, for a later check.")
     ] = None,
@@ -96,11 +118,24 @@ def serve(
         sessions=max_sessions,
     )
     contributor = load_contributor(folder, limits=limits, max_fraction=max_rank_fraction)
+    if contributor.sealed.remaining < 1:
+        raise SealError(
+            "this commitment has served its sessions; commit again, into another folder (users "
+            "will see a new manifest)"
+        )
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
     if certificate is None or key is None:
         certificate, key = folder / "certificate.pem", folder / "key.pem"
+        hosts = dict.fromkeys(("localhost", "127.0.0.1", host, *(name or ())))
         if not certificate.exists():
-            names = tuple(dict.fromkeys(("localhost", "127.0.0.1", host)))
-            credentials.make_certificate(folder, names)
+            credentials.make_certificate(folder, tuple(hosts))
+        elif missing := set(hosts) - credentials.certificate_hosts(certificate):
+            raise SessionError(
+                "certificate",
+                f"{certificate} is not for {', '.join(sorted(missing))}; delete it to have another "
+                "made, and give that to your users",
+            )
     token_file = token_file or folder / "token"
     token = credentials.make_token(token_file)
 
@@ -118,7 +153,7 @@ def serve(
 
 
 @app.command()
-@answers("zkjax[adapter]")
+@answers("adapter")
 def check(
     url: Annotated[
         list[str],
@@ -145,7 +180,9 @@ def check(
     seal: Annotated[
         bool, typer.Option("--seal", help="Prove the loss to third parties (needs --out).")
     ] = False,
-    profile: Annotated[ProfileName, typer.Option(help="Least security.")] = ProfileName.S100,
+    profile: Annotated[
+        ProfileName, typer.Option(help="Security demanded: at least 100 or 128 bits.")
+    ] = ProfileName.S100,
 ) -> None:
     """Run the demo's base model with a served adapter, and check that the adapter was used."""
     if seal and out is None:
@@ -172,15 +209,21 @@ def check(
 
 
 @app.command()
-@answers("zkjax[adapter]")
+@answers("adapter")
 def verify(
     session: Annotated[Path, typer.Argument(help="What check --out kept.", show_default=False)],
     manifest: Annotated[
-        list[str] | None, typer.Option(help="Digest (hex) of the adapter that you expect.")
+        list[str] | None,
+        typer.Option(help="Digest (hex) of the manifest you expect, one an adapter."),
     ] = None,
-    profile: Annotated[ProfileName, typer.Option(help="Least security.")] = ProfileName.S100,
+    prompt: Annotated[
+        str | None, typer.Option(help="Commitment (hex) of the sealed prompt that you expect.")
+    ] = None,
+    profile: Annotated[
+        ProfileName, typer.Option(help="Security demanded: at least 100 or 128 bits.")
+    ] = ProfileName.S100,
 ) -> None:
     """Check a kept session, or a sealed inference of the demo's base model, again."""
     from zkjax.proofs.adapter import check as run
 
-    show.adapter_verified(run.verify_kept(session, profile.value, manifest or []))
+    show.adapter_verified(run.verify_kept(session, profile.value, manifest or [], prompt))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from enum import StrEnum
 
+import click
 import typer
 
 from zkjax.cli import show
@@ -46,9 +47,11 @@ def answers(extra: str) -> Callable:
                 missing = (error.name or "").partition(".")[0]
                 if missing not in EXTRAS:
                     raise
-                show.unusable(f"this command needs {missing}: pip install '{extra}'")
+                show.unusable(f"this needs {missing}; in the checkout: pip install -e '.[{extra}]'")
                 raise typer.Exit(UNUSABLE) from None
-            except (ZkjaxError, OSError) as error:
+            except (click.exceptions.ClickException, typer.Exit, typer.Abort):
+                raise
+            except Exception as error:
                 show.unusable(sentence(error))
                 raise typer.Exit(UNUSABLE) from None
 

@@ -84,7 +84,7 @@ def inspect(target: Target) -> None:
 
 
 @app.command()
-@answers("zkjax[models,plot]")
+@answers("models,plot")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("out"),
     steps: Annotated[
