@@ -101,7 +101,9 @@ rsqrt_p = define("zk_rsqrt", _rsqrt, lambda a, p: [a[0].shape], _elementwise_bat
 
 
 def _onehot(index, *, n):
-    return [(index[..., None] == jnp.arange(n, dtype=index.dtype)).astype(jnp.float64)]
+    # As float64: a narrow integer type does not hold n classes.
+    index = index[..., None].astype(jnp.float64)
+    return [(index == jnp.arange(n, dtype=jnp.float64)).astype(jnp.float64)]
 
 
 onehot_p = define("zk_onehot", _onehot, lambda a, p: [(*a[0].shape, p["n"])], _elementwise_batch)

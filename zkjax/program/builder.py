@@ -178,12 +178,15 @@ class Builder:
             return self.constant(np.full(shape, offset))
         if len(live) == 1 and live[0][1] == 1 and offset == 0:
             return live[0][0]
+        # A nested bound may rest on relations of a variable that has cancelled: those are gone.
         flat_bound = abs(offset) + sum(abs(c) * self.bounds[v] for v, c in live)
+        if len(live) == len(merged):
+            flat_bound = min(flat_bound, total_bound)
         return self.add(
             "affine",
             [v for v, _ in live],
             shape,
-            min(total_bound, flat_bound) if bound is None else bound,
+            flat_bound if bound is None else bound,
             tuple(c for _, c in live),
             offset,
         )

@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+from zkjax.errors import UnsupportedPrimitiveError
+
 CALLS = {
     "checkpoint",
     "closed_call",
@@ -50,7 +52,17 @@ def fold_constants(eqn, inputs: list[np.ndarray]) -> list:
     with jax.ensure_compile_time_eval():
         out = eqn.primitive.bind(*inputs, **eqn.params)
     out = out if eqn.primitive.multiple_results else [out]
-    return [np.asarray(v) for v in out]
+    return [known_array(v) for v in out]
+
+
+def known_array(value) -> np.ndarray:
+    """A value known at trace time; UnsupportedPrimitiveError for a random key."""
+    try:
+        return np.asarray(value)
+    except TypeError as error:
+        raise UnsupportedPrimitiveError(
+            "random keys cannot be used inside; draw the numbers outside and pass them in"
+        ) from error
 
 
 _PACKAGES: list[str] = []

@@ -53,8 +53,12 @@ class Traced:
                 self._jitted = jax.jit(record)
             outputs, values = self._jitted(*inputs)
             carries = []
-            for value, (_, fraction) in zip(values, self.carries, strict=True):
-                carries.append(np.asarray(value).astype(np.float64) * 2.0**fraction)
+            shapes = [op.shape for op in self.statement.program.ops if op.kind == "carry"]
+            for value, (_, fraction), shape in zip(values, self.carries, shapes, strict=True):
+                value = np.asarray(value)
+                while value.ndim > len(shape):  # the same in every step of an outer loop
+                    value = value[:, 0]
+                carries.append(value.astype(np.float64) * 2.0**fraction)
         return [np.asarray(x) for x in outputs], carries
 
     def unflatten_outputs(self, leaves: Sequence[Any]) -> Any:

@@ -15,9 +15,11 @@ import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
 from zkjax.program.builder import Builder
-from zkjax.program.jaxprs import fold_constants, inner_jaxpr, source_line
+from zkjax.program.jaxprs import fold_constants, inner_jaxpr, known_array, source_line
 
 MAX_FRACTION = 50
+MAX_EXPONENT = 900  # of the last bit of a value: float64 holds nothing much smaller
+EXACT = {"bool", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 
 Const = np.ndarray
 PrimitiveRule = Callable[..., list]
@@ -43,7 +45,9 @@ MOVES = {  # their results are some of their operands' elements
     "slice",
     "split",
     "squeeze",
+    "stack",
     "stop_gradient",
+    "tile",
     "transpose",
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or"}
@@ -80,6 +84,8 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     values = np.asarray(values)
     if values.dtype == bool or np.issubdtype(values.dtype, np.integer):
         return values.astype(np.int64), 0
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ScaleError(f"a constant is {values.dtype}; constants are real numbers", where)
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ScaleError("a constant is infinite or not a number", where)
@@ -186,11 +192,11 @@ class Tracer:
 
         def read(atom) -> Value:
             if hasattr(atom, "val"):
-                return np.asarray(atom.val)
+                return known_array(atom.val)
             return env[atom]
 
         for var, const in zip(jaxpr.constvars, closed.consts, strict=True):
-            env[var] = np.asarray(const)
+            env[var] = known_array(const)
         for var, value in zip(jaxpr.invars, inputs, strict=True):
             env[var] = value
         outer = self.where
@@ -225,13 +231,27 @@ class Tracer:
         name = eqn.primitive.name
         for var, value in zip(eqn.outvars, outputs, strict=True):
             dtype = var.aval.dtype
-            if isinstance(value, Sym) and dtype.kind == "b" and name not in LOGIC | MOVES:
+            if not isinstance(value, Sym):
+                continue
+            if dtype.name not in EXACT:
+                raise ScaleError(
+                    f"{dtype} does not hold fixed-point values exactly; keep float64", self.where
+                )
+            if abs(value.fraction) > MAX_EXPONENT:
+                raise ScaleError(f"a value has {value.fraction} fraction bits", self.where)
+            if dtype.kind in "iu" and value.fraction:
+                raise ScaleError(
+                    f"'{name}' gives {dtype} from a value with fraction bits; use "
+                    "zkjax.fixed.encode(x, fraction=...)",
+                    self.where,
+                )
+            if dtype.kind == "b" and name not in LOGIC | MOVES:
                 raise UnsupportedPrimitiveError(
                     f"'{name}' of booleans cannot be proved; convert them first: "
                     "x.astype(jnp.float64)",
                     self.where,
                 )
-            if not isinstance(value, Sym) or dtype.kind not in "iu":
+            if dtype.kind not in "iu":
                 continue
             if name == "convert_element_type":  # has a range check of its own
                 continue

@@ -57,7 +57,9 @@ def _square(t: Tracer, eqn, x):
 @primitive("integer_pow")
 def _integer_pow(t: Tracer, eqn, x):
     exponent = eqn.params["y"]
-    if exponent < 1:
+    if exponent == 0:
+        return [t.sym(np.ones(t.builder.shape(x.var)))]
+    if exponent < 0:
         raise ScaleError(
             "negative powers are not exact; use zkjax.fixed.reciprocal or zkjax.fixed.divide",
             t.where,

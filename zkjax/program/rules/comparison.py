@@ -80,14 +80,14 @@ def _not(t: Tracer, eqn, x):
 @primitive("and")
 def _and(t: Tracer, eqn, x, y):
     _require_bool(t, eqn)
-    x, y = t.sym(x), t.sym(y)
+    x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
     return [Sym(t.builder.multiply(x.var, y.var), 0)]
 
 
 @primitive("or")
 def _or(t: Tracer, eqn, x, y):
     _require_bool(t, eqn)
-    x, y = t.sym(x), t.sym(y)
+    x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
     both = t.builder.multiply(x.var, y.var)
     return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -1)], bound=1), 0)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zkjax.errors import ScaleError
 from zkjax.program.tracing import Sym, Tracer, primitive
 
 
@@ -40,6 +41,13 @@ def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
 @primitive("dot_general")
 def _dot_general(t: Tracer, eqn, x, y):
     (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
+    kinds = {v.aval.dtype.kind for v in eqn.invars}
+    out = eqn.outvars[0].aval.dtype
+    same = {v.aval.dtype for v in eqn.invars} == {out}
+    wider = kinds <= set("iub") and (out.kind in "if" or (out.kind == "u" and "i" not in kinds))
+    if not same and not wider:
+        names = " and ".join(str(v.aval.dtype) for v in eqn.invars)
+        raise ScaleError(f"a product of {names} into {out} cannot be proved", t.where)
     x, y = t.sym(x), t.sym(y)
     batch = list(zip(map(int, bx), map(int, by), strict=True))
     summed = list(zip(map(int, cx), map(int, cy), strict=True))

@@ -15,6 +15,11 @@ from zkjax.program.tracing import Sym, Tracer, primitive
 FIELD_BITS = 62  # products of hints must stay below p / 2 even for a cheating prover
 
 
+def _require_bits(t: Tracer, bits: int, least: int = 1) -> None:
+    if not least <= bits <= FIELD_BITS:
+        raise OverflowBoundError(f"bits = {bits}; it is {least} to {FIELD_BITS}", t.where)
+
+
 @primitive("zk_round")
 def _round(t: Tracer, eqn, x):
     """y = floor((z + 2^(s-1)) / 2^s); rem = z + 2^(s-1) - 2^s y in [0, 2^s), y in its bits.
@@ -23,6 +28,7 @@ def _round(t: Tracer, eqn, x):
     """
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b, s = t.builder, x.fraction - fraction
+    _require_bits(t, bits)
     if s <= 0:
         y = t.at_fraction(x, fraction)
         if b.bounds[y.var] >= 1 << (bits - 1):
@@ -66,6 +72,7 @@ def _divide(t: Tracer, eqn, n, d):
     """y = floor(n 2^s / d): rem = n 2^s - d y satisfies 0 <= rem <= d - 1."""
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b = t.builder
+    _require_bits(t, bits)
     d = t.sym(d)
     n = t.spread(n, b.shape(d.var))
     shift = fraction + d.fraction - n.fraction
@@ -105,6 +112,9 @@ def _rsqrt(t: Tracer, eqn, x):
     b, shape = t.builder, t.builder.shape(x.var)
     k = 2 * fraction + x.fraction
     width = t.bits_of(x.var)
+    _require_bits(t, bits)
+    if k < 0:
+        raise ScaleError(f"rsqrt to {fraction} fraction bits of {x.fraction}: too few", t.where)
     if k > 50:
         raise OverflowBoundError(
             f"rsqrt works with 2 * {fraction} + {x.fraction} = {k} bits and 50 are available; "
@@ -179,6 +189,7 @@ def _onehot(t: Tracer, eqn, index):
 def _max(t: Tracer, eqn, x):
     """m over the last axis: m - x_j in [0, 2^bits) for all j, and 0 at an index given by bits."""
     bits, b = eqn.params["bits"], t.builder
+    _require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
     shape = b.shape(x.var)
     n, outer = shape[-1], shape[:-1]
     if n == 1:

@@ -94,25 +94,52 @@ def _pad(t: Tracer, eqn, x, value):
             n - max(0, -low) - max(0, -high)
             for n, (low, high, _) in zip(inside, config, strict=True)
         ]
+        if min(shape) < 1:
+            raise UnsupportedPrimitiveError("padding that crops a whole axis", t.where)
         x = slice_of(t, x, starts, shape)
     low = [max(0, c[0]) for c in config]
     return [padded(t, x, low, [c[2] + 1 for c in config], eqn.outvars[0].aval.shape)]
 
 
-@primitive("concatenate")
-def _concatenate(t: Tracer, eqn, *xs):
-    axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+def joined(t: Tracer, xs, axis: int) -> Sym:
+    """Values one after another along an axis: the sum of zero tensors that hold one each."""
     syms = [t.sym(x) for x in xs]
     fraction = max(s.fraction for s in syms)
-    start, parts = 0, []
-    for var in (t.at_fraction(s, fraction).var for s in syms):
+    parts = [t.at_fraction(s, fraction) for s in syms]
+    shapes = [t.builder.shape(s.var) for s in parts]
+    shape = list(shapes[0])
+    shape[axis] = sum(s[axis] for s in shapes)
+    start, terms = 0, []
+    for part, inside in zip(parts, shapes, strict=True):
         low = [0] * len(shape)
         low[axis] = start
-        start += t.builder.shape(var)[axis]
-        parts.append((padded(t, Sym(var, fraction), low, [1] * len(shape), shape), 1))
-    largest = max(t.builder.bounds[s.var] for s, _ in parts)
-    total = t.builder.affine([(s.var, 1) for s, _ in parts], bound=largest)
-    return [Sym(total, fraction)]
+        start += inside[axis]
+        terms.append((padded(t, part, low, [1] * len(shape), shape).var, 1))
+    largest = max(t.builder.bounds[var] for var, _ in terms)
+    return Sym(t.builder.affine(terms, bound=largest), fraction)
+
+
+@primitive("concatenate")
+def _concatenate(t: Tracer, eqn, *xs):
+    return [joined(t, xs, eqn.params["dimension"])]
+
+
+@primitive("stack")
+def _stack(t: Tracer, eqn, *xs):
+    axis, shape = eqn.params["axis"], list(eqn.outvars[0].aval.shape)
+    shape[axis] = 1
+    syms = [t.sym(x) for x in xs]
+    return [
+        joined(t, [Sym(t.builder.reshape(s.var, tuple(shape)), s.fraction) for s in syms], axis)
+    ]
+
+
+@primitive("tile")
+def _tile(t: Tracer, eqn, x):
+    for axis, count in enumerate(eqn.params["reps"]):
+        if count > 1:
+            x = joined(t, [x] * count, axis)
+    return [x]
 
 
 @primitive("rev")
@@ -133,13 +160,13 @@ def _gather(t: Tracer, eqn, x, indices):
     """Constant indices along one axis (``x[:, [2, 0]]``, ``x[3]``)."""
     d = eqn.params["dimension_numbers"]
     sizes = eqn.params["slice_sizes"]
-    inside = t.builder.shape(x.var)
     if isinstance(indices, Sym):
         raise UnsupportedPrimitiveError(
             f"the primitive 'gather' with an index that depends on data cannot be proved; "
             f"{HINTS['gather']}",
             t.where,
         )
+    inside = t.builder.shape(x.var)
     axes = d.start_index_map
     batched = getattr(d, "operand_batching_dims", ())
     whole = all(sizes[a] == n for a, n in enumerate(inside) if a not in axes)

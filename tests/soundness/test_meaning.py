@@ -1,0 +1,214 @@
+"""A statement means its function: hand-made corners, and random programs the builder merges."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import zkjax
+from soundness.cheating import bump, evaluate, trace_call
+from zkjax import fixed
+from zkjax._compat import x64
+from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+
+DTYPES = [jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32]
+
+
+def holds(program, values) -> bool:
+    """Every relation of a program: lookups, zeros, and the ranges of its outputs."""
+    for lookup in program.lookups:
+        table, key = program.tables[lookup.table], values[lookup.vars[0]]
+        row = key - table.columns[0][0]
+        if row.min() < 0 or row.max() >= table.rows:
+            return False
+        for column, var in zip(table.columns[1:], lookup.vars[1:], strict=True):
+            if not np.array_equal(column[row.astype(np.int64)], values[var]):
+                return False
+    for port in program.outputs:
+        low, high = (DTYPE_RANGES if port.sealed else PUBLIC_RANGES)[port.dtype]
+        if values[port.var].min() < low or values[port.var].max() > high:
+            return False
+    return not any(values[var].any() for var in program.zeros)
+
+
+def outputs(program, values) -> list:
+    return [values[p.var].tolist() for p in program.outputs]
+
+
+def compare(fn, *inputs, rng, sealed_outputs=False) -> str:
+    """Values that satisfy all relations are what JAX computes, also if one hint is changed."""
+    try:
+        traced = trace_call(fn, [zkjax.Private(x) for x in inputs], sealed_outputs)
+    except zkjax.ZkjaxError:
+        return "refused"
+    with x64():
+        expected = [np.asarray(y).tolist() for y in jax.tree.leaves(jax.jit(fn)(*inputs))]
+    program, carries = traced.statement.program, traced.run(inputs)[1]
+    values = evaluate(program, inputs, carries)
+    if not holds(program, values):
+        return "out of range"
+    assert outputs(program, values) == expected
+    for var in program.advice:
+        by = float(rng.choice([-1, 1]) * 2 ** rng.choice([0, rng.integers(40)]))
+        change = {var: bump(rng.integers(values[var].size), by)}
+        with np.errstate(all="ignore"):
+            changed = evaluate(program, inputs, carries, change)
+        assert not holds(program, changed) or outputs(program, changed) == expected
+    return "equal"
+
+
+def real(x):
+    return x.astype(jnp.float64)
+
+
+def i32(x):
+    return x.astype(jnp.int32)
+
+
+def rounded_and_back(x):
+    """The remainder of a round is small; with the rounded value added again it is any value."""
+    v, bit = real(x), x > 0
+    y = fixed.round(v * 0.25, 0, 4)
+    rest = v * 0.25 + 0.5 * real(bit) + 0.5 * real(~bit) - y
+    return i32(((rest + y) * 8.0).astype(jnp.int8))
+
+
+def divided_and_back(x):
+    """The same for the remainder of a division."""
+    d = real(x[1] > 0) + 1.0
+    product = fixed.divide(real(x[0]), d, 0, 4) * d
+    return i32((2.0 * (real(x[0]) - product) + 2.0 * product).astype(jnp.int8))
+
+
+def dot_into(dtype, of):
+    """A dot product whose type is not that of its operands."""
+    return lambda x: i32(4 * real(lax.dot(of(x[0]), of(x[1]), preferred_element_type=dtype)))
+
+
+def inner_loop(x):
+    """The inner carry starts from a constant: it is the same in every outer step."""
+
+    def row(y):
+        return i32(y[:3]) + lax.scan(lambda c, _: (c + 1, c), 0, None, length=3)[1]
+
+    return lax.map(row, x)
+
+
+X, TABLE = np.array([1, -1, 2], dtype=np.int8), np.arange(12, dtype=np.int8).reshape(3, 4) - 6
+LARGE = np.array([[4097, 0], [4097, 1]], dtype=np.int16)
+
+CASES = {
+    "a remainder and its round": (rounded_and_back, LARGE),
+    "a remainder and its quotient": (divided_and_back, LARGE),
+    "a float32": (lambda x: i32(jnp.where(x > 0, jnp.float32(4097), 1) ** 2), X),
+    "a bfloat16": (lambda x: i32(jnp.where(x > 0, jnp.bfloat16(47), 1) ** 2), X),
+    "an int4": (lambda x: i32(jnp.where(x > 0, jnp.int4(7), 1) + jnp.int4(2)), X),
+    "the size of a complex": (lambda x: i32(jnp.abs(jnp.where(x > 0, 3 + 4j, 5.0))), X),
+    "dot into float32": (dot_into(jnp.float32, real), LARGE),
+    "dot of halves into int32": (dot_into(jnp.int32, lambda x: real(x) / 2), TABLE),
+    "negative dot into uint32": (dot_into(jnp.uint32, lambda x: x), TABLE[::2]),
+    "more classes than int8 has": (lambda x: i32(fixed.onehot(x, 300)), X[::2]),
+    "underflow": (lambda x: i32((real(x > 0) * 2.0**-50) ** 24 > 0), X),
+    "and with a literal": (lambda x: i32((x > 0) & True), X),
+    "a constant table": (lambda x: jnp.take(jnp.arange(3), i32(x > 0), mode="clip"), X),
+    "cropped by more than its length": (lambda x: lax.pad(x, np.int8(0), [(-4, 5, 0)]), X),
+    "cropped and padded": (lambda x: lax.pad(x, np.int8(0), [(-1, 1, 0), (2, -3, 0)]), TABLE),
+    "an inner loop of its own": (inner_loop, TABLE),
+    "a round to no bits": (lambda x: i32(fixed.round(real(x) * 0.5, 0, 0)), X),
+    "random bits": (lambda x: real(x) + jax.random.bits(jax.random.PRNGKey(0), (3,)), X),
+    "a slice that starts outside": (lambda x: lax.dynamic_slice(x, (5, -9), (2, 2)), TABLE),
+    "comparisons of mixed types": (lambda x: (x > 0.5) | (x > np.uint32(3)), TABLE),
+    "bool arithmetic": (lambda x: i32(((x > 0) + (x < 3)) * (x > 1) * 3), TABLE),
+    "stacks": (lambda x: jnp.stack([x, x * 0 + 3, x[::-1]], 1).astype(jnp.int32), TABLE),
+    "tiles": (lambda x: i32(jnp.tile(real(x), (2, 1, 3))), TABLE),
+    "a power of zero": (lambda x: i32(lax.integer_pow(real(x), 0)), X),
+    "a kept carry": (lambda x: lax.scan(lambda c, y: (c, (c, y)), x[0], x), TABLE),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_corner_means_what_jax_means(name):
+    compare(*CASES[name], rng=np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("bits", [63, 64, 100])
+def test_a_maximum_wider_than_the_field(bits):
+    """Every difference would be within 64 bits mod p, and so every entry the maximum."""
+    with pytest.raises(zkjax.ZkjaxError, match="bits"):
+        trace_call(lambda x: i32(fixed.max(real(x), bits)), (TABLE,))
+
+
+@pytest.mark.parametrize("name", ["stacks", "tiles", "a power of zero", "and with a literal"])
+def test_these_are_proved_and_not_refused(name):
+    assert compare(*CASES[name], rng=np.random.default_rng(1)) == "equal"
+
+
+def kept(r, a, b):
+    """A hint is cancelled by sums that the builder merges, then the value is converted."""
+    s, bit = float(r.choice([1, 2, 4, 8])), a > 0
+    if r.integers(2):
+        hint = fixed.round(a / s, 0, int(r.integers(1, 9))) * s
+    else:
+        hint = fixed.divide(a, real(bit) + 1, 0, int(r.integers(2, 9))) * (real(bit) + 1)
+    offset, m = r.choice([0.0, 0.5, 1.0]) * s, float(r.choice([1, 2, 3]))
+    return m * (a - hint + offset * real(bit) + offset * real(~bit)) + m * hint
+
+
+STEPS = [
+    *(kept, kept),
+    lambda r, a, b: real(a.T.astype(DTYPES[r.integers(6)])[::-1].astype(DTYPES[r.integers(6)])),
+    lambda r, a, b: lax.scan(lambda c, y: (jnp.abs(y) - c, c), a[0], a, reverse=a.ndim > 1)[1],
+    lambda r, a, b: a + r.choice([-2.0, -1.0, 1.0, 4.0]) * b,
+    lambda r, a, b: a * r.choice([0.0, -1.0, 2.0, 3.0]),
+    lambda r, a, b: a + r.choice([1.0, 128.0, -128.0]) * (real(a > b) + real(a <= b)),
+    lambda r, a, b: jnp.transpose(a, r.permutation(a.ndim)),
+    lambda r, a, b: a.reshape([(-1,), (1, -1), (-1, 1)][r.integers(3)]),
+    lambda r, a, b: jnp.concatenate([a, b], -1)[..., :: int(r.integers(1, 3))],
+    lambda r, a, b: lax.dynamic_slice(a, r.integers(-2, 3, a.ndim), np.minimum(2, a.shape)),
+    lambda r, a, b: jnp.take(a, r.integers(-a.shape[0], a.shape[0], 2), 0, mode="wrap"),
+    lambda r, a, b: jnp.where([a > b, a == b, ~(a >= 0)][r.integers(3)], a, b),
+    lambda r, a, b: jnp.clip(a, r.choice([-128.0, 0.0]), r.choice([-8.0, 127.0])),
+    lambda r, a, b: a * [a, b][r.integers(2)],
+    lambda r, a, b: jnp.tensordot(a, b, ((0,), (0,))),
+    lambda r, a, b: jnp.sum(a, r.integers(a.ndim), keepdims=True),
+    lambda r, a, b: fixed.round(a * 0.5, 0, int(r.integers(2, 12))),
+    lambda r, a, b: real(fixed.encode(a, 0, DTYPES[r.integers(6)])),
+    lambda r, a, b: fixed.max(a, int(r.integers(4, 20)))[..., None],
+    lambda r, a, b: fixed.embed(np.arange(3.0)[:, None] - 1, jnp.clip(a, 0.0, 2.0))[..., 0],
+    lambda r, a, b: fixed.exp(-jnp.clip(a, 0.0, 15.0)) * 2.0**13,
+    lambda r, a, b: fixed.rsqrt(jnp.abs(a) + 1.0, 3, 6) * 8.0,
+]
+
+
+def random_function(seed: int):
+    """A few steps, each on one of the latest values; sometimes the same step again."""
+
+    def fn(x, y):
+        r, values, call = np.random.default_rng(seed), [real(x) + real(y), real(x)], None
+        for _ in range(r.integers(3, 9)):
+            if call is None or r.integers(6):
+                a = values[-1 - min(r.geometric(0.5), len(values)) + 1]
+                b = values[r.integers(len(values))]
+                b = b if b.shape == a.shape else jnp.broadcast_to(jnp.sum(b), a.shape)
+                call = STEPS[r.integers(len(STEPS))], int(r.integers(2**30)), a, b
+            step, inner, a, b = call
+            made = step(np.random.default_rng(inner), a, b)
+            values += [made] if made.ndim in (1, 2, 3) and made.size < 40 else []
+        return [v.astype(DTYPES[r.integers(4, 6)]) for v in values[-1:-3:-1]]
+
+    return fn
+
+
+@pytest.mark.parametrize("start", range(0, 150, 25))
+def test_random_programs_mean_what_jax_means(start):
+    """Most of them are within range, so something is compared."""
+    seen = []
+    for seed in range(start, start + 25):
+        r = np.random.default_rng(seed + 2**20)
+        w, dtypes = r.choice([4, 100, 2**15]), r.choice([np.int8, np.int16, np.uint8, bool], 2)
+        x, y = (r.integers(-w, w, (2, 2)).astype(d) for d in dtypes)
+        seen.append(compare(random_function(seed), x, y, rng=r, sealed_outputs=seed % 2 > 0))
+    assert seen.count("equal") > 5
