@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zkjax import fixed
+    from zkjax._compat import enable_kernel_cache
     from zkjax.errors import VerificationError, ZkjaxError
     from zkjax.program.statement import Statement
     from zkjax.program.trace import Private, trace
@@ -30,6 +31,7 @@ _HOMES = {
     "Proof": "zkjax.proof",
     "Sealed": "zkjax.seal",
     "Statement": "zkjax.program.statement",
+    "enable_kernel_cache": "zkjax._compat",
     "VerificationError": "zkjax.errors",
     "ZkjaxError": "zkjax.errors",
     "provable": "zkjax.prove",
@@ -48,6 +50,7 @@ __all__ = [
     "Statement",
     "VerificationError",
     "ZkjaxError",
+    "enable_kernel_cache",
     "fixed",
     "provable",
     "prove",

@@ -44,6 +44,8 @@ def load_bundle(target: Path) -> Bundle:
         folder, proof = target.parent, target
     else:
         raise UnusableInput(f"{target} does not exist")
+    if (folder / "record.safetensors").exists() or (folder / "inference.json").exists():
+        raise UnusableInput(f"{folder} is of an adapter check; use zkjax adapter verify")
     data = {
         PROOF: read_capped(proof),
         STATEMENT: read_capped(folder / STATEMENT),

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from zkjax import __version__
 from zkjax.cli import adapter, show
 from zkjax.cli.bundle import UnusableInput, load_bundle
 from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
@@ -26,6 +27,17 @@ app = typer.Typer(
 )
 
 app.add_typer(adapter.app, name="adapter")
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Zero-knowledge proofs of JAX programs."""
+    if version:
+        typer.echo(f"zkjax {__version__}")
+        raise typer.Exit
+
 
 Target = Annotated[
     Path,
