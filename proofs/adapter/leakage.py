@@ -69,9 +69,12 @@ class Leakage:
                     raise SealError(f"{path} is about another adapter")
                 for layer, group in keys:
                     entry = saved[f"{layer}/{group}"]
-                    self._tokens[layer, group] = int(entry["tokens"])
-                    self._told[layer, group] = float(entry["told"])
-                    self._earlier[layer, group] = int(entry["dimension"])
+                    told = float(entry["told"])
+                    counts = int(entry["tokens"]), int(entry["dimension"])
+                    if not (told >= 0 and min(counts) >= 0):
+                        raise ValueError("a count is negative or no number")
+                    self._told[layer, group] = told
+                    self._tokens[layer, group], self._earlier[layer, group] = counts
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise SealError(
                     f"{path} is damaged: what the adapter has revealed is not known ({error!r})"

@@ -1234,6 +1234,17 @@ def test_a_damaged_file_of_counts(tmp_path, text):
         Leakage(committed()[1], 0.5, path)
 
 
+@pytest.mark.parametrize("told", ["NaN", "-1e9", "null"])
+def test_a_count_that_is_no_number(tmp_path, told):
+    """NaN is above no limit."""
+    path = tmp_path / "leakage.json"
+    leakage = Leakage(committed()[1], 0.5, path)
+    leakage.admit(0, "attention", unit(16, 1))
+    path.write_text(path.read_text().replace('"told": 1.0', f'"told": {told}'))
+    with pytest.raises(ZkjaxError):
+        Leakage(committed()[1], 0.5, path)
+
+
 def exact_rank(x: np.ndarray) -> int:
     """The rank of an integer matrix modulo a large prime: never above the true one."""
     p, rank = 2**61 - 1, 0
