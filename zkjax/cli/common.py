@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from enum import StrEnum
 
-import click
 import typer
 
 from zkjax.cli import show
@@ -49,7 +48,7 @@ def answers(extra: str) -> Callable:
                     raise
                 show.unusable(f"this needs {missing}; in the checkout: pip install -e '.[{extra}]'")
                 raise typer.Exit(UNUSABLE) from None
-            except (click.exceptions.ClickException, typer.Exit, typer.Abort):
+            except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except Exception as error:
                 show.unusable(sentence(error))
