@@ -127,7 +127,7 @@ def check_demo(
             for channel in channels.values():
                 channel.close()
             raise
-        pinned = {s.url: s.manifest for s in contributors if s.manifest}
+        pinned = {s.url: s.manifest for s in contributors if s.manifest is not None}
         return Session(
             LlamaConfig(), base, channels, manifests=pinned, least=least, progress=progress
         )

@@ -119,6 +119,7 @@ def test_refusals_are_sentences(server, tmp_path):
         (no_ca, "certificate"),
         (plain, "url"),
         ([*known(server), "--manifest", "deadbeef"], "64 hexadecimal digits"),
+        ([*known(server), "--manifest", ""], "64 hexadecimal digits"),  # an unset shell variable
         (["wss://127.0.0.1:1", *known(server)[1:]], "wss://127.0.0.1:1: disconnected: nothing"),
         ([*known(server), "--prompt", ""], "prompt is empty"),
         ([*known(server), "--length", 100_000], "too much memory"),
