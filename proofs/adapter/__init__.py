@@ -28,6 +28,7 @@ _HOMES = {
     "commit_folder": "store",
     "load_contributor": "store",
     "serve": "server",
+    "serving": "server",
     "verify_inference": "inference",
     "verify_session": "record",
 }

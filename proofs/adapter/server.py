@@ -22,7 +22,6 @@ from zkjax.proofs.adapter.network import OPEN_SECONDS, TRANSPORT
 from zkjax.errors import SessionError
 
 QUERY_THREADS = 4
-Report = Callable[[str], None]
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +33,7 @@ async def serving(
     host: str = "127.0.0.1",
     port: int = 0,
     keep: Path | None = None,
-    report: Report = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[int]:
     """Serve sessions while the context is open; gives the port. Proved sessions are kept in
     ``keep``.
@@ -118,26 +117,17 @@ async def serving(
 
 
 def serve(
-    contributor: Contributor,
-    token: str,
-    tls: ssl.SSLContext,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    keep: Path | None = None,
-    report: Report = print,
+    served: contextlib.AbstractAsyncContextManager[int],
     ready: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve until interrupted; ``ready`` is called with the port."""
+    """Keep what ``serving`` gave open until interrupted; ``ready`` is called with the port."""
 
     async def forever() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with serving(
-            contributor, token, tls, host=host, port=port, report=report, keep=keep
-        ) as bound:
-            ready(bound)
+        async with served as port:
+            ready(port)
             await stop.wait()
 
     asyncio.run(forever())

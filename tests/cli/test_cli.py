@@ -32,7 +32,7 @@ def proved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("proved")
     secret = zkjax.seal(np.array([3, -5, 64], dtype=np.int8), openings=1)
     x = np.array([64, 32, -16], dtype=np.int8)
-    _, proof = zkjax.prove(polynomial)(secret, x)
+    _, proof = zkjax.prove(polynomial, context=b"offer 7")(secret, x)
     zkjax.trace(polynomial)(secret, x).save(folder / "statement.zks")
     proof.save(folder / "proof.zkp")
     (folder / "claims.json").write_text(proof.claims.to_json())
@@ -113,6 +113,17 @@ def test_expected_digest(proved):
     assert digest in result.stdout
     assert run("verify", proved, "--statement", "xyz").exit_code == 2
     assert run("verify", proved, "--statement", digest[:-2]).exit_code == 2
+
+
+def test_expected_context(proved):
+    assert run("verify", proved, "--context", b"offer 7".hex()).exit_code == 0
+    for other in (b"offer 8".hex(), ""):
+        result = run("verify", proved, "--context", other)
+        assert result.exit_code == 1
+        assert "another context" in result.stdout
+    result = run("verify", proved, "--context", "offer 7")
+    assert result.exit_code == 2
+    assert "--context" in result.stderr
 
 
 def test_least_profile(proved):

@@ -103,9 +103,8 @@ def serve(
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import credentials
+    from zkjax.proofs.adapter import credentials, server
     from zkjax.proofs.adapter.limits import Limits
-    from zkjax.proofs.adapter.server import serve as serve_sessions
     from zkjax.proofs.adapter.store import load_contributor
 
     if (certificate is None) != (key is None):
@@ -147,9 +146,10 @@ def serve(
         show.line(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
     tls = credentials.server_context(certificate, key)
-    serve_sessions(
-        contributor, token, tls, host=host, port=port, keep=keep, report=show.line, ready=ready
+    served = server.serving(
+        contributor, token, tls, host=host, port=port, keep=keep, report=show.line
     )
+    server.serve(served, ready)
 
 
 @app.command()

@@ -57,19 +57,28 @@ def verify(
         str | None,
         typer.Option(metavar="DIGEST", help="The statement digest (hex) that you expect."),
     ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="The context that the proof must be bound to."),
+    ] = None,
     profile: Annotated[
         ProfileName, typer.Option(help="The least security profile to accept.")
     ] = ProfileName.S100,
 ) -> None:
     """Check a proof. Exit code 0: accepted, 1: rejected, 2: the input cannot be used."""
     try:
-        expected = _digest(statement)
+        expected = _bytes("--statement", statement)
+        if expected is not None and len(expected) != 32:
+            raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
+        bound_to = _bytes("--context", context)
         start = time.perf_counter()
         bundle = load_bundle(target)
         if expected is not None and bundle.statement.digest != expected:
             raise VerificationError(
                 "statement", f"the files are about {bundle.statement.digest.hex()}"
             )
+        if bound_to is not None and bundle.claims.context != bound_to:
+            raise VerificationError("claims", "the proof is bound to another context")
         require_profile(bundle.claims.profile, profile.value)
         budget = verify_statement(bundle.statement, bundle.proof())
         seconds = time.perf_counter() - start
@@ -118,14 +127,9 @@ def demo(
     show.demo_report(report, out)
 
 
-def _digest(text: str | None) -> bytes | None:
-    """The 32 bytes of a hexadecimal digest."""
-    if text is None:
-        return None
+def _bytes(option: str, text: str | None) -> bytes | None:
+    """The bytes that an option names in hexadecimal digits."""
     try:
-        digest = bytes.fromhex(text.removeprefix("0x"))
+        return None if text is None else bytes.fromhex(text.removeprefix("0x"))
     except ValueError:
-        digest = b""
-    if len(digest) != 32:
-        raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
-    return digest
+        raise UnusableInput(f"{option} takes hexadecimal digits") from None
