@@ -138,6 +138,9 @@ def _named_failures():
         yield
     except ssl.SSLCertVerificationError as error:
         raise SessionError("certificate", error.verify_message.rstrip(".")) from error
+    except (ssl.SSLEOFError, ConnectionResetError):
+        detail = "the contributor closed the connection; it may have too many"
+        raise SessionError("disconnected", detail) from None
     except ssl.SSLError as error:
         raise SessionError("certificate", f"TLS failed ({error.reason})") from error
     except websockets.InvalidStatus as error:

@@ -17,6 +17,7 @@ import websockets
 from websockets.asyncio import server as ws_server
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.contributor_session import ContributorSession
+from zkjax.proofs.adapter.listener import listen
 from zkjax.proofs.adapter.network import OPEN_SECONDS, TRANSPORT
 
 from zkjax.errors import SessionError
@@ -39,6 +40,7 @@ async def serving(
     ``keep``.
     """
     limits = contributor.limits
+    listener = listen(host, port, limits)
     queries = ThreadPoolExecutor(QUERY_THREADS, "query")
     proofs = ThreadPoolExecutor(1, "proof")
     active = 0
@@ -102,15 +104,14 @@ async def serving(
     try:
         async with ws_server.serve(
             handle,
-            host,
-            port,
+            sock=listener,
             ssl=tls,
             process_request=admit,
             ssl_handshake_timeout=OPEN_SECONDS,
             max_size=limits.frame_bytes,
             **TRANSPORT,
-        ) as server:
-            yield next(iter(server.sockets)).getsockname()[1]
+        ):
+            yield listener.getsockname()[1]
     finally:
         queries.shutdown(wait=False, cancel_futures=True)
         proofs.shutdown(wait=False, cancel_futures=True)

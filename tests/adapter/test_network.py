@@ -24,7 +24,7 @@ from websockets.client import ClientProtocol
 from websockets.protocol import State
 from websockets.sync import client as ws_client
 from websockets.uri import parse_uri
-from zkjax.proofs.adapter import credentials, frames
+from zkjax.proofs.adapter import credentials, frames, listener
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.credentials import make_certificate, server_context
 from zkjax.proofs.adapter.leakage import Leakage
@@ -615,6 +615,33 @@ def test_connections_that_never_become_sessions(serve):
                 tls = context.wrap_socket(plain, server_hostname="127.0.0.1")
                 stack.enter_context(tls).sendall(b"GET / HTTP/1.1\r\n")
         server.serves()
+
+
+def test_more_connections_than_the_server_takes(serve):
+    """Those beyond are closed at once; when others have gone, users are served again."""
+    with mock.patch.object(listener, "STRANGERS", 3):
+        server = serve(contributor(limits=Limits(sessions=1)))
+    address = ("127.0.0.1", server.port)
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
+        for _ in range(20):
+            more = stack.enter_context(socket.create_connection(address, PATIENCE))
+            with contextlib.suppress(ConnectionResetError):
+                assert more.recv(1) == b""
+        with fails("disconnected"):
+            server.channel()
+        for plain in taken:
+            plain.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                plain.recv(1)
+
+    def admitted() -> bool:
+        with contextlib.suppress(SessionError):
+            server.channel().close()
+            return True
+        return False
+
+    wait_until(admitted)
 
 
 async def silent(connection):
