@@ -75,7 +75,7 @@ CASES = [
             jax.lax.scan(lambda c, _: (c * 3, None), fixed.decode(x, 8), None, length=60)[0], 8
         ),
         errors.OverflowBoundError,
-        "fixed point holds 52",
+        "the carry of a scan has no bound; round it inside the body",
     ),
 ]
 

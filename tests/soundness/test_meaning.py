@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from soundness.cheating import bump, evaluate, trace_call
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.normal_form import normal_form
 
 DTYPES = [jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32]
 
@@ -38,25 +41,48 @@ def outputs(program, values) -> list:
     return [values[p.var].tolist() for p in program.outputs]
 
 
+def traced_with_bounds(fn, inputs, sealed_outputs):
+    """A traced call, and the bound of every variable, which no relation may leave open."""
+    bounds = {}
+
+    def kept(builder, *ports):
+        builder.notes = {var: str(var) for var in range(len(builder.ops))}
+        program, carries = normal_form(builder, *ports)
+        bounds.update({var: builder.bounds[int(note)] for var, note in program.notes.items()})
+        return program, carries
+
+    with mock.patch("zkjax.program.trace.normal_form", kept):
+        # A function of its own, so that it is not remembered from before.
+        args = [zkjax.Private(x) for x in inputs]
+        return trace_call(lambda *xs: fn(*xs), args, sealed_outputs), bounds
+
+
 def compare(fn, *inputs, rng, sealed_outputs=False) -> str:
-    """Values that satisfy all relations are what JAX computes, also if one hint is changed."""
+    """Values that satisfy all relations are what JAX computes and within the bounds that the
+    builder relied on, also if one hint is changed.
+    """
     try:
-        traced = trace_call(fn, [zkjax.Private(x) for x in inputs], sealed_outputs)
+        traced, bounds = traced_with_bounds(fn, inputs, sealed_outputs)
     except zkjax.ZkjaxError:
         return "refused"
+
+    def means(values) -> bool:
+        within = all(np.abs(values[var]).max() <= bound for var, bound in bounds.items())
+        return within and outputs(program, values) == expected
+
     with x64():
         expected = [np.asarray(y).tolist() for y in jax.tree.leaves(jax.jit(fn)(*inputs))]
     program, carries = traced.statement.program, traced.run(inputs)[1]
     values = evaluate(program, inputs, carries)
     if not holds(program, values):
         return "out of range"
-    assert outputs(program, values) == expected
+    assert means(values)
     for var in program.advice:
         by = float(rng.choice([-1, 1]) * 2 ** rng.choice([0, rng.integers(40)]))
         change = {var: bump(rng.integers(values[var].size), by)}
         with np.errstate(all="ignore"):
             changed = evaluate(program, inputs, carries, change)
-        assert not holds(program, changed) or outputs(program, changed) == expected
+        assert not holds(program, changed) or means(changed)
     return "equal"
 
 
@@ -83,9 +109,44 @@ def divided_and_back(x):
     return i32((2.0 * (real(x[0]) - product) + 2.0 * product).astype(jnp.int8))
 
 
+def chosen_and_back(x):
+    """A remainder plus bit times quotient, where the bit is the denominator: any value again."""
+    bit = x[0] > 0
+    quotient = fixed.divide(3.0 * real(x[1]), real(bit), 0, 4)
+    rest = 3.0 * real(x[1]) - real(bit) * quotient
+    return i32(jnp.where(bit, rest + quotient, rest).astype(jnp.int8))
+
+
 def dot_into(dtype, of):
     """A dot product whose type is not that of its operands."""
     return lambda x: i32(4 * real(lax.dot(of(x[0]), of(x[1]), preferred_element_type=dtype)))
+
+
+def loop(body, start=0.0):
+    """The last carry of a scan over the first row, and its double, within 32 bits."""
+
+    def fn(x):
+        last, _ = lax.scan(lambda c, y: (body(c, y), None), jnp.float64(start), x[0])
+        return i32(last), i32(2.0 * last)
+
+    return fn
+
+
+def growing_then_bounded(x):
+    """A carry that doubles while it is small and then no longer, as far as bounds can tell."""
+
+    def body(c, y):
+        high = fixed.round(c * 2.0**-8, 0, 8)
+        low = c - 256.0 * high + 128.0 * real(y > 0) + 128.0 * real(y <= 0)
+        return 2.0 * low + 511.0 * high + real(y > 0), None
+
+    most = 2.0**31 - 1
+    last, _ = lax.scan(body, -257.0, x)
+    return i32(real(i32(last + (most - 65099.0))) - most)
+
+
+# The bits that take the carry of ``growing_then_bounded`` to 65408.
+CLIMB = np.array(list("00000000000000000000000000000000010000010110000001"), dtype=np.int8)
 
 
 def inner_loop(x):
@@ -103,6 +164,41 @@ LARGE = np.array([[4097, 0], [4097, 1]], dtype=np.int16)
 CASES = {
     "a remainder and its round": (rounded_and_back, LARGE),
     "a remainder and its quotient": (divided_and_back, LARGE),
+    "a remainder and its quotient by a choice": (chosen_and_back, LARGE.T[::-1]),
+    "a carry that doubles and then does not": (growing_then_bounded, CLIMB),
+    "a carry that grows": (loop(lambda c, y: c + real(y)), TABLE),
+    "a carry in Horner's scheme": (loop(lambda c, y: 3.0 * c + real(y)), TABLE),
+    "the length of a streak": (loop(lambda c, y: jnp.where(y > -5, c + 1.0, 0.0)), TABLE),
+    "the largest and one more": (loop(lambda c, y: jnp.maximum(c, real(y)) + 1.0), TABLE),
+    "a sum in an inner loop": (
+        lambda x: lax.fori_loop(
+            0, 3, lambda i, c: lax.fori_loop(0, 4, lambda j, d: d + i * j, c), i32(x[0, 0])
+        ),
+        TABLE,
+    ),
+    "a sum of rows and columns": (
+        lambda x: i32(
+            lax.scan(
+                lambda c, row: (lax.scan(lambda d, y: (d + y, None), c, row)[0], None),
+                jnp.float64(0),
+                real(x),
+            )[0]
+        ),
+        TABLE,
+    ),
+    "a constant of 64 bits": (
+        lambda x: i32(lax.dot(x, x, preferred_element_type=jnp.uint64) < np.uint64(2**64 - 1)),
+        np.array([1, 0, 3], dtype=np.uint8),
+    ),
+    "the least of 64 bits": (
+        lambda x: jnp.where(x > 0, jnp.int64(-(2**63)), 0).astype(jnp.int8),
+        X,
+    ),
+    "a narrower type, reversed": (
+        lambda x: i32(x.astype(jnp.int8)[::-1]),
+        LARGE % 9,
+    ),
+    "a conversion that is not used": (lambda x: (x.astype(jnp.int8), i32(x * 1.0))[1], LARGE),
     "a float32": (lambda x: i32(jnp.where(x > 0, jnp.float32(4097), 1) ** 2), X),
     "a bfloat16": (lambda x: i32(jnp.where(x > 0, jnp.bfloat16(47), 1) ** 2), X),
     "an int4": (lambda x: i32(jnp.where(x > 0, jnp.int4(7), 1) + jnp.int4(2)), X),
@@ -141,7 +237,15 @@ def test_a_maximum_wider_than_the_field(bits):
         trace_call(lambda x: i32(fixed.max(real(x), bits)), (TABLE,))
 
 
-@pytest.mark.parametrize("name", ["stacks", "tiles", "a power of zero", "and with a literal"])
+PROVED = [
+    *("stacks", "tiles", "a power of zero", "and with a literal"),
+    *("a carry that grows", "a carry in Horner's scheme", "the length of a streak"),
+    *("the largest and one more", "a sum in an inner loop", "a sum of rows and columns"),
+    *("a narrower type, reversed", "a conversion that is not used"),
+]
+
+
+@pytest.mark.parametrize("name", PROVED)
 def test_these_are_proved_and_not_refused(name):
     assert compare(*CASES[name], rng=np.random.default_rng(1)) == "equal"
 

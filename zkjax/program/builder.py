@@ -75,6 +75,8 @@ class Builder:
         self.lookups: list[tuple[int | None, Table, tuple[int, ...]]] = []  # (owner, table, vars)
         self.zeros: list[tuple[int, int]] = []  # (owner, var)
         self.known_ranges: dict[int, tuple[int, int]] = {}
+        # Of the carry v of a scan: (start, a, c) with |v| <= a |start| + c, if that is known.
+        self.growth: dict[int, tuple[int, int, int]] = {}
         self.carries = 0
         self.where = ""
         self._known: dict[bytes, int] = {}
@@ -91,6 +93,7 @@ class Builder:
             self._known.pop(digest, None)
         for var in range(ops, len(self.ops)):
             self.notes.pop(var, None)
+            self.growth.pop(var, None)
         del self.ops[ops:], self.bounds[ops:], self.hashes[ops:]
         del self.constants[constants:], self.lookups[lookups:], self.zeros[zeros:]
         self._relations = {(o, t, v) for o, t, v in self.lookups}
@@ -156,7 +159,8 @@ class Builder:
     ) -> int:
         """sum c_i x_i + offset, nested affine operations flattened, terms merged and sorted.
 
-        ``bound`` replaces the computed bound where a relation implies a better one.
+        ``bound`` replaces the computed bound where relations imply a better one. They have to be
+        relations of variables that the result is computed from: others may go as dead code.
         """
         merged: dict[int, int] = {}
 
@@ -190,6 +194,11 @@ class Builder:
             tuple(c for _, c in live),
             offset,
         )
+
+    def leaves(self, var: int) -> set[int]:
+        """The variables that an affine one combines; any other is its own leaf."""
+        op = self.ops[var]
+        return set(op.inputs) if op.kind == "affine" else {var}
 
     def broadcast(self, var: int, shape: Shape, dims: Sequence[int]) -> int:
         """Operand axis i becomes output axis dims[i]."""
@@ -229,11 +238,13 @@ class Builder:
             "slice", [var], shape, self.bounds[var], tuple(starts), tuple(steps), inside
         )
 
-    def alias(self, var: int) -> int:
-        """A name of its own for a value that might be merged away, to own relations."""
-        if self.ops[var].kind not in MERGED:
-            return var
-        return self.add("alias", [var], self.shape(var), self.bounds[var])
+    def alias(self, var: int, *bounds: int) -> int:
+        """A name of its own for a value, to own relations: they hold where the name is used.
+
+        ``bounds``: the interval that these relations will require.
+        """
+        bound = min([self.bounds[var], *([max(map(abs, bounds))] if bounds else [])])
+        return self.add("alias", [var], self.shape(var), bound, *bounds)
 
     def sum(self, var: int, axes: Sequence[int]) -> int:
         inside = self.shape(var)

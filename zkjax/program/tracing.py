@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import Builder
+from zkjax.program.builder import MAX_BOUND, Builder
 from zkjax.program.jaxprs import fold_constants, inner_jaxpr, known_array, source_line
 
 MAX_FRACTION = 50
@@ -83,6 +83,8 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     """Write constants exactly as k * 2^-f with the least f >= 0: (int64 k, f)."""
     values = np.asarray(values)
     if values.dtype == bool or np.issubdtype(values.dtype, np.integer):
+        if values.size and max(-int(values.min()), int(values.max())) > MAX_BOUND:
+            raise ScaleError("a constant integer exceeds 2^52", where)
         return values.astype(np.int64), 0
     if not np.issubdtype(values.dtype, np.floating):
         raise ScaleError(f"a constant is {values.dtype}; constants are real numbers", where)

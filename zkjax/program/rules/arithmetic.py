@@ -98,7 +98,7 @@ def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
         )
     if b.bounds[x.var] <= high and (low < 0 or unsigned_source):
         return x
-    var = b.alias(x.var)
+    var = b.alias(x.var, low, high)
     shifted = b.affine([(var, 1)], -low, bound=high - low)
     note = f"conversion to {dtype} at {t.where}"
     b.range_check(shifted, (high - low).bit_length(), var, note)

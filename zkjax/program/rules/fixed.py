@@ -31,8 +31,9 @@ def _round(t: Tracer, eqn, x):
     _require_bits(t, bits)
     if s <= 0:
         y = t.at_fraction(x, fraction)
-        if b.bounds[y.var] >= 1 << (bits - 1):
-            y = Sym(b.alias(y.var), fraction)
+        half = 1 << (bits - 1)
+        if b.bounds[y.var] >= half:
+            y = Sym(b.alias(y.var, -half, half - 1), fraction)
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
         return [y]
     if s + bits > FIELD_BITS:

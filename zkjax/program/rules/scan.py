@@ -3,7 +3,7 @@
 The body is vmapped over the steps, so a loop over n layers costs n times the elements of one layer
 and no more operations. The carry-out is a variable of its own (``carry``) that must equal what the
 body computes; the bound and the fraction bits of a carry are found by running the body until they
-do not change.
+follow from themselves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 
 from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError
+from zkjax.program.builder import MAX_BOUND, Builder
 from zkjax.program.tracing import Sym, Tracer, Value, primitive
 
 MAX_ATTEMPTS = 12
+MOVES = {"alias", "broadcast", "pad", "reshape", "reverse", "shift", "slice", "take", "transpose"}
 
 
 @dataclass
@@ -66,9 +68,12 @@ class _Loop:
 
 @dataclass
 class _Steps:
-    """One run of the body: carry variables (None if kept), outputs, and the carries among them."""
+    """One run of the body: carry variables (None if kept), carries as they enter, outputs, and the
+    carries among them.
+    """
 
     carries: list[int | None]
+    entering: list[Sym]
     outputs: list[Value]
     leaving: list[Sym]
 
@@ -82,10 +87,14 @@ def _scan(t: Tracer, eqn, *inputs):
 
 
 def _settled(t: Tracer, loop: _Loop) -> _Steps:
-    """Run the body until the carries' fraction bits and bounds do not grow."""
+    """Run the body until its bounds imply that no carry leaves its bound.
+
+    By induction over the steps: while all carries are within their bounds, so is everything in
+    the body. Then a carry stays within its bound if what leaves the body does, or if it leaves
+    with at most a |carry| + c and the bound has room for so many steps of that.
+    """
     b, mark = t.builder, t.mark()
     bounds = [b.bounds[s.var] for s in loop.start]
-    allowance: list[int] | None = None
     for attempt in range(MAX_ATTEMPTS):
         steps = _run(t, loop, bounds)
         pairs = list(zip(loop.start, steps.leaving, strict=True))
@@ -103,18 +112,64 @@ def _settled(t: Tracer, loop: _Loop) -> _Steps:
             mark = t.mark()
             bounds = [b.bounds[s.var] for s in loop.start]
             continue
-        reached = [b.bounds[o.var] << (s.fraction - o.fraction) for s, o in pairs]
-        growth = [max(0, new - old) for new, old in zip(reached, bounds, strict=True)]
-        if not any(growth):
+        needed, growth = list(bounds), {}
+        for i, (s, out) in enumerate(pairs):
+            unit = 1 << (s.fraction - out.fraction)
+            reached = unit * b.bounds[out.var]
+            if reached > bounds[i] and attempt:
+                factor, rest = _growth(b, steps.entering[i].var, out.var)
+                factor, rest = _repeated(unit * factor, unit * rest, loop.length)
+                if factor and (grown := factor * b.bounds[s.var] + rest) <= MAX_BOUND:
+                    growth[i], reached = (factor, rest), grown
+            needed[i] = max(bounds[i], reached)
+        if needed == bounds:
+            for i, (factor, rest) in growth.items():
+                b.growth[steps.carries[i]] = loop.start[i].var, factor, rest
             return steps
-        if allowance and all(g <= a for g, a in zip(growth, allowance, strict=True)):
-            return steps
-        # A carry that grows by a constant a step: extrapolate, then confirm.
-        allowance = growth if attempt else None
-        reach = loop.length if attempt else 1
-        bounds = [old + g * reach for old, g in zip(bounds, growth, strict=True)]
+        bounds = needed
         t.rollback(mark)
     raise OverflowBoundError("the carry of a scan has no bound; round it inside the body", t.where)
+
+
+def _growth(b: Builder, base: int, last: int) -> tuple[int, int]:
+    """(a, c) with |last| <= a |base| + c, as long as every variable is within its bound.
+
+    Norms are maxima over the elements. Variables that do not depend on ``base`` linearly count as
+    constants: their bounds.
+    """
+    known = {base: (1, 0)}
+
+    def of(var: int) -> tuple[int, int]:
+        return known.get(var, (0, b.bounds[var]))
+
+    for var in range(base + 1, last + 1):
+        op = b.ops[var]
+        start, factor, rest = b.growth.get(var, (None, 0, 0))
+        if start in known:
+            known[var] = factor * of(start)[0], factor * of(start)[1] + rest
+        if not any(i in known for i in op.inputs):
+            continue
+        if op.kind == "affine":
+            weighted = [(abs(c), *of(i)) for c, i in zip(op.params[0], op.inputs, strict=True)]
+            rest = abs(op.params[1]) + sum(c * r for c, _, r in weighted)
+            known[var] = sum(c * a for c, a, _ in weighted), rest
+        elif op.kind in MOVES:
+            known[var] = max(of(i)[0] for i in op.inputs), max(of(i)[1] for i in op.inputs)
+        elif op.kind == "multiply":
+            bits = [i for i, operand in enumerate(op.inputs) if b.bounds[operand] <= 1]
+            if bits:
+                known[var] = min(of(op.inputs[1 - i]) for i in bits)
+    return of(last)
+
+
+def _repeated(factor: int, rest: int, steps: int) -> tuple[int, int]:
+    """(a, c) of x -> factor x + rest, applied so many times, or until it is too large anyway."""
+    a, c = 1, 0
+    for _ in range(steps):
+        if max(a, c) > MAX_BOUND:
+            break
+        a, c = factor * a, factor * c + rest
+    return a, c
 
 
 def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:
@@ -140,7 +195,7 @@ def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:
         s if kept else t.sym(v, (loop.length, *b.shape(s.var)))
         for v, s, kept in zip(outputs, loop.start, loop.kept, strict=False)
     ]
-    return _Steps(carries, outputs, leaving)
+    return _Steps(carries, entering, outputs, leaving)
 
 
 def _results(t: Tracer, loop: _Loop, steps: _Steps) -> list[Value]:
