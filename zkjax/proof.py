@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -63,8 +64,17 @@ class Commitment:
             data["range_proof"] = base64.b64encode(self.range_proof).decode()
         return data
 
+    @property
+    def digest(self) -> bytes:
+        """The name of the commitment. Its root alone is none: the shapes say how to read it."""
+        return hashlib.blake2s(self.encode(), person=b"zkj.cmmt").digest()
+
+    def encode(self) -> bytes:
+        """What is absorbed into transcripts."""
+        return json.dumps(self.identity(), sort_keys=True).encode()
+
     def identity(self) -> dict:
-        """What is absorbed into transcripts: everything but the range proof."""
+        """Everything but the range proof."""
         return {
             "root": self.root.hex(),
             "shapes": [list(s) for s in self.shapes],
@@ -88,7 +98,7 @@ class Commitment:
         return cls(root, shapes, dtypes, openings, data["profile"], range_proof=proof)
 
     def __str__(self) -> str:
-        return self.root.hex()[:16]
+        return self.digest.hex()
 
 
 def committed_layout(shapes, openings: int, profile: str) -> Layout:

@@ -117,10 +117,7 @@ class Setup:
             ("output", claims.output_commitments),
         ):
             for commitment in commitments:
-                transcript.absorb(
-                    f"{kind} commitment",
-                    json.dumps(commitment.identity(), sort_keys=True).encode(),
-                )
+                transcript.absorb(f"{kind} commitment", commitment.encode())
 
     def reduce(
         self,

@@ -26,8 +26,10 @@ from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
 
+from zkjax.digests import read_digest
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import new_folder
+from zkjax.proof import Commitment
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 
@@ -51,7 +53,7 @@ class Report:
     seconds: dict[str, float]
     records: dict[str, Record] = field(default_factory=dict)
     text: bytes | None = None
-    sealed: bool = False
+    prompt: Commitment | None = None  # of a sealed inference
 
 
 def servers(
@@ -147,7 +149,7 @@ def check_demo(
             inference.save(out)
             loss = timed("verify", lambda: verify_inference(inference, least))
             records = {p.name: p.record for p in session.peers}
-            return Report(base_loss, loss, seconds, records, sealed=True)
+            return Report(base_loss, loss, seconds, records, prompt=inference.tokens.commitment)
         loss = loss_of(timed("score", lambda: session.score(tokens[:, :-1])), targets)
         text = None
         if prompt is not None:
@@ -169,8 +171,9 @@ def verify_kept(
     """Verify what ``check_demo`` kept: a session, or a sealed inference of the demo's base model.
 
     With ``manifests`` the adapters must be these, in this order; with ``prompt`` the commitment to
-    the text of a sealed inference must have this root (hex).
+    the text of a sealed inference must have this digest (hex).
     """
+    pinned = None if prompt is None else read_digest(prompt)
     others = {"statement.zks": "zkjax verify", "0": f"zkjax adapter verify {folder}/0"}
     for name, command in others.items():
         if (folder / name).exists():
@@ -180,10 +183,10 @@ def verify_kept(
     if (folder / "inference.json").exists():
         inference = Inference.load(folder, LlamaConfig(), load_demo_base())
         verify_inference(inference, least, manifests)
-        if prompt is not None and prompt.lower() != inference.tokens.root.hex():
+        if pinned is not None and pinned != inference.tokens.digest:
             raise VerificationError("claims", "the prompt has another commitment")
         return inference
-    if prompt is not None:
+    if pinned is not None:
         raise StatementError(f"{folder} is a session; it has no commitment to a prompt")
     record = verify_session(folder, least)
     require_manifests([record.manifest], manifests)

@@ -6,6 +6,7 @@ the same code runs behind a socket, in memory and in tests.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -64,13 +65,13 @@ class ContributorSession:
             reply = self._answer(frame, before)
             return None if reply is None else self._send(reply)
         except SessionError as error:
-            return self._end(error)
+            return self.refuse(error)
         except SealError:
             detail = "the adapter's commitment is used up; its owner has to commit again"
-            return self._end(SessionError("openings", detail))
+            return self.refuse(SessionError("openings", detail))
         except Exception as error:
             # The peer learns that, not what, went wrong.
-            reply = self._end(SessionError("internal", "the contributor failed"))
+            reply = self.refuse(SessionError("internal", "the contributor failed"))
             self.error = SessionError("internal", f"{type(error).__name__}: {error}")
             return reply
 
@@ -78,6 +79,13 @@ class ContributorSession:
         """Whether answering this frame takes a proof."""
         kinds = [frames.TYPES.index(t) for t in (frames.Finish, frames.FinishSealed)]
         return len(data) > 5 and data[5] in kinds and frames.Finish in self._expects
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sites were asked about the same tokens, so that a proof may be next."""
+        with contextlib.suppress(SessionError):
+            return self.record.tokens > 0
+        return False
 
     def close(self) -> None:
         """The connection is gone."""
@@ -89,7 +97,8 @@ class ContributorSession:
         self._digest.update(data)
         return data
 
-    def _end(self, error: SessionError) -> bytes | None:
+    def refuse(self, error: SessionError) -> bytes | None:
+        """End the session; what to tell the user."""
         self.closed, self.error = True, error
         if error.check == "refused":
             return None

@@ -32,11 +32,13 @@ BLOCK = 64  # activations that are compared at a time
 
 def answer_cost(a: np.ndarray) -> float:
     """How many entries of a column of A, (inputs, r) integers, one answer may tell: 16 bits over
-    the entropy of an entry, estimated from their frequencies (never too high for few entries).
+    the entropy of an entry, estimated from their frequencies (never too high for few entries), but
+    no more than there are.
     """
     _, counts = np.unique(a, return_counts=True)
     share = counts / counts.sum()
-    return ANSWER_BITS / max(1.0, float(-np.sum(share * np.log2(share))))
+    entropy = float(-np.sum(share * np.log2(share)))
+    return ANSWER_BITS / max(entropy, ANSWER_BITS / len(a))
 
 
 class Leakage:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
 
-from zkjax.errors import SessionError, VerificationError
+from zkjax.digests import read_digest
+from zkjax.errors import OptionError, SessionError, VerificationError
 from zkjax.proof import Commitment
 
 MAX_BYTES = 1 << 16
@@ -161,13 +162,14 @@ class Manifest:
         """The adapter must be the one whose manifest has this digest (hex, or bytes);
         VerificationError if it is another one.
         """
-        text = expected.hex() if isinstance(expected, bytes) else expected.lower()
-        text = text.removeprefix("0x")
-        if len(text) != 64 or set(text) - set("0123456789abcdef"):
-            raise SessionError("manifest", f"{expected!r} is no digest of 64 hexadecimal digits")
-        if text == self.commitment.root.hex():
-            raise SessionError("manifest", f"{text} is the commitment; name the manifest's digest")
-        if text != self.digest.hex():
+        try:
+            digest = read_digest(expected)
+        except OptionError as error:
+            raise SessionError("manifest", str(error)) from None
+        if digest in (self.commitment.root, self.commitment.digest):
+            detail = f"{digest.hex()} is the commitment; name the manifest's digest"
+            raise SessionError("manifest", detail)
+        if digest != self.digest:
             raise VerificationError("manifest", f"the adapter is {self.digest.hex()}")
 
     def require_base(self, config: LlamaConfig) -> None:

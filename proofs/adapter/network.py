@@ -34,6 +34,22 @@ TRANSPORT = {
 BUSY = "the contributor serves no more sessions now"
 
 
+def bounded(kind: type, frame_bytes: int) -> type:
+    """Connections that end when more than two frames wait to be read by the peer.
+
+    A peer that sends pings and does not read would otherwise fill this side's memory with answers,
+    behind which the pings that could find it out wait as well.
+    """
+
+    class Bounded(kind):  # type: ignore[valid-type, misc]
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.transport.get_write_buffer_size() > 2 * frame_bytes:
+                self.transport.abort()
+
+    return Bounded
+
+
 class WebSocketChannel:
     """A connection to a contributor's server.
 
@@ -112,6 +128,7 @@ def connect(
         "ssl": context,
         "additional_headers": {"Authorization": f"Bearer {token}"},
         "max_size": limits.frame_bytes,
+        "create_connection": bounded(ws_client.ClientConnection, limits.frame_bytes),
         "proxy": None,
     }
     try:

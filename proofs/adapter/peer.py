@@ -20,6 +20,8 @@ from zkjax.argument.budget import PROFILES
 from zkjax.errors import SessionError, VerificationError, ZkjaxError
 from zkjax.verify import verify_ranges
 
+REASON_SECONDS = 1.0  # to hear why the peer has closed the connection
+
 
 class Peer:
     """One contributor, from the offer to the verified proof.
@@ -153,7 +155,20 @@ class Peer:
         data = frames.encode(frame, self._sent)
         self._sent += 1
         self._digest.update(data)
-        self.channel.send(data)
+        try:
+            self.channel.send(data)
+        except SessionError as error:
+            if error.check == "disconnected" and not isinstance(frame, frames.Refusal):
+                self._expect_reason()
+            raise
+
+    def _expect_reason(self) -> None:
+        """SessionError("refused") if the peer said why before it went."""
+        try:
+            self._expect(frames.Refusal, REASON_SECONDS)
+        except SessionError as error:
+            if error.check == "refused":
+                raise
 
     def _expect(self, kind: type, seconds: float | None = None):
         data = self.channel.receive(seconds or self.limits.idle_seconds)

@@ -32,6 +32,7 @@ class Record:
         self.manifest, self.limit = manifest, limit
         self.proof: zkjax.Proof | None = None
         self.size = 0
+        self._tokens = {(layer, g): 0 for layer in manifest.layers for g in manifest.groups()}
         self._x: dict[tuple[int, str], list[np.ndarray]] = defaultdict(list)
         self._deltas: dict[tuple[int, str], list[np.ndarray]] = defaultdict(list)
 
@@ -45,18 +46,14 @@ class Record:
         """One query and its answer: (tokens, inputs) int16 and (tokens, outputs) int32."""
         self.room(group, len(x))
         self.size += x.nbytes + deltas.nbytes
+        self._tokens[layer, group] += len(x)
         self._x[layer, group].append(x)
         self._deltas[layer, group].append(deltas)
 
     @property
     def tokens(self) -> int:
         """Tokens at every site; SessionError("record") if the sites differ or there are none."""
-        manifest = self.manifest
-        counts = {
-            sum(len(x) for x in self._x[layer, group])
-            for layer in manifest.layers
-            for group in manifest.groups()
-        }
+        counts = set(self._tokens.values())
         if counts == {0}:
             raise SessionError("record", "nothing was asked in this session")
         if len(counts) != 1:

@@ -18,7 +18,7 @@ from websockets.asyncio import server as ws_server
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.contributor_session import ContributorSession
 from zkjax.proofs.adapter.listener import listen
-from zkjax.proofs.adapter.network import OPEN_SECONDS, TRANSPORT
+from zkjax.proofs.adapter.network import CLOSE_SECONDS, OPEN_SECONDS, TRANSPORT, bounded
 
 from zkjax.errors import SessionError
 
@@ -68,9 +68,11 @@ async def serving(
         report(f"session {number}: opened")
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(limits.session_seconds):
+            async with asyncio.timeout(limits.session_seconds) as whole:
                 while not session.closed:
-                    data = await asyncio.wait_for(connection.recv(), limits.idle_seconds)
+                    # A user that has asked everything may be proving something itself now.
+                    patience = limits.proof_seconds if session.complete else limits.idle_seconds
+                    data = await asyncio.wait_for(connection.recv(), patience)
                     if not isinstance(data, bytes):
                         raise SessionError("frame", "not binary")
                     pool = proofs if session.expects_proof(data) else queries
@@ -79,7 +81,15 @@ async def serving(
                         await asyncio.wait_for(connection.send(reply), limits.idle_seconds)
             ended = "proof accepted" if session.accepted else f"ended ({session.error})"
         except TimeoutError:
-            ended = "ended (idle: the user was silent for too long)"
+            error = (
+                SessionError("limit", "the session has lasted too long")
+                if whole.expired()
+                else SessionError("idle", "the user was silent for too long")
+            )
+            ended = f"ended ({error})"
+            with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+                farewell = connection.send(session.refuse(error))
+                await asyncio.wait_for(farewell, CLOSE_SECONDS)
         except websockets.ConnectionClosed:
             ended = "ended (disconnected)"
         except SessionError as error:
@@ -109,6 +119,7 @@ async def serving(
             process_request=admit,
             ssl_handshake_timeout=OPEN_SECONDS,
             max_size=limits.frame_bytes,
+            create_connection=bounded(ws_server.ServerConnection, limits.frame_bytes),
             **TRANSPORT,
         ):
             yield listener.getsockname()[1]

@@ -16,9 +16,11 @@ from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import Digest
+from zkjax.proofs.adapter.statement import one_token_digest
 
 import zkjax
 from zkjax.errors import SessionError
+from zkjax.verify import verify_ranges
 
 CONFIG = LlamaConfig(
     vocab_size=32,
@@ -48,7 +50,13 @@ def weights(seed: int = 0) -> dict:
 
 @cache
 def _committed(seed: int) -> tuple[zkjax.Sealed, Manifest]:
-    return commit_adapter(weights(seed), LAYERS, 1, sessions=40)
+    """Made once, and what every user checks first is compiled and remembered: tests with short
+    limits or a count of memory are about something else.
+    """
+    sealed, manifest = commit_adapter(weights(seed), LAYERS, 1, sessions=40)
+    verify_ranges(manifest.commitment)
+    assert one_token_digest(manifest) == manifest.statement
+    return sealed, manifest
 
 
 def committed(seed: int = 0) -> tuple[zkjax.Sealed, Manifest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -104,6 +105,13 @@ def test_a_sealed_inference_between_two_processes(server, tmp_path):
     assert not list((tmp_path / "told").glob("*.safetensors"))
     said = command("adapter", "verify", tmp_path / "told")
     assert "accepted" in said and loss in said and server[2] in said
+    prompt = re.search(r"commitment +([0-9a-f]{64})", said)[1]
+    assert "1 x 16 tokens" in said and prompt in text
+    assert "accepted" in command("adapter", "verify", tmp_path / "told", "--prompt", prompt)
+    # The root alone is no name: the same rows are another text in another shape.
+    description = json.loads((tmp_path / "told" / "inference.json").read_text())
+    for other, code in ((description["tokens"]["root"], 1), (prompt[:16], 2), ("", 2)):
+        command("adapter", "verify", tmp_path / "told", "--prompt", other, check_code=code)
 
 
 def test_refusals_are_sentences(server, tmp_path):
@@ -166,7 +174,7 @@ def test_the_commitment_of_a_proof_can_be_kept(trained, tmp_path):
     sealed.save(tmp_path / "adapter.sealed")
     options = ["--out", tmp_path / "mine", "--sealed", tmp_path / "adapter.sealed"]
     text = command("adapter", "commit", folder / "peft", *options)
-    assert sealed.commitment.root.hex() in text
+    assert str(sealed.commitment) in text
     again = zkjax.Sealed.load(tmp_path / "adapter.sealed")
     assert again.remaining == sealed.remaining - 1  # the range proof took one
 

@@ -68,7 +68,9 @@ def test_accepts_a_folder_and_a_proof_file(proved):
         assert result.exit_code == 0, result.output
         assert result.stdout.startswith("accepted")
         assert digest_of(proved) in result.stdout
-        assert "private, commitment" in result.stdout
+        assert "private, in input commitment 0" in result.stdout
+        commitment = zkjax.Claims.from_json((proved / "claims.json").read_text())
+        assert str(commitment.input_commitments[0]) in result.stdout
         assert "public, 64 32 -16" in result.stdout
         assert "public, 3 -2 -16" in result.stdout  # ties of secret * x / 64 round up
 
@@ -251,7 +253,7 @@ def test_inspect(proved):
         digest_of(proved),
         "s100",
         "int8[3]",
-        claims["input_commitments"][0]["root"],
+        zkjax.Commitment.from_json(claims["input_commitments"][0]).digest.hex(),
         "multiply",
         "range8",
         "lookup challenge",

@@ -1,4 +1,4 @@
-"""A proof is bound to its context."""
+"""A proof is bound to its context; a commitment has a name that no other has."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ def test_another_context(proved, context):
     with pytest.raises(VerificationError) as caught:
         zkjax.verify(double, context=context)(commitment, proof=changed)
     assert caught.value.check != "claims"
+
+
+def test_the_name_of_a_commitment():
+    """Its digest covers everything that decides how the committed rows are read."""
+    c = zkjax.seal(X.reshape(2, 2)).commitment
+    others = [
+        replace(c, root=bytes(32)),
+        replace(c, shapes=((4, 1),)),
+        replace(c, dtypes=("uint16",)),
+        replace(c, openings=c.openings + 1),
+        replace(c, profile="s128"),
+    ]
+    assert len({c.digest, *(other.digest for other in others)}) == len(others) + 1
+    assert replace(c, range_proof=b"proof").digest == c.digest
+    assert str(c) == c.digest.hex()

@@ -53,7 +53,7 @@ def commit(
     manifest = done.manifest
     show.line("committed", "bold green")
     show.line(f"  manifest    {manifest.digest.hex()}")
-    show.line(f"  commitment  {manifest.commitment.root.hex()}")
+    show.line(f"  commitment  {manifest.commitment}")
     show.line(f"  adapter     {', '.join(manifest.targets)} of {len(manifest.layers)} layers")
     show.line(f"  size        {manifest.modules} modules, {manifest.parameters:,} parameters")
     show.line(f"  rounding    changes B A by {100 * done.rounding:.2g} % at most ({done.module})")

@@ -16,6 +16,7 @@ from zkjax import __version__
 from zkjax.cli import adapter, show
 from zkjax.cli.bundle import UnusableInput, load_bundle
 from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
+from zkjax.digests import read_digest
 from zkjax.errors import VerificationError
 from zkjax.verify import require_profile, verify_statement
 
@@ -67,10 +68,8 @@ def verify(
 ) -> None:
     """Check a proof. Exit code 0: accepted, 1: rejected, 2: the input cannot be used."""
     try:
-        expected = _bytes("--statement", statement)
-        if expected is not None and len(expected) != 32:
-            raise UnusableInput("--statement takes the 64 hexadecimal digits of a digest")
-        bound_to = _bytes("--context", context)
+        expected = None if statement is None else read_digest(statement)
+        bound_to = None if context is None else _bytes(context)
         start = time.perf_counter()
         bundle = load_bundle(target)
         if expected is not None and bundle.statement.digest != expected:
@@ -127,9 +126,8 @@ def demo(
     show.demo_report(report, out)
 
 
-def _bytes(option: str, text: str | None) -> bytes | None:
-    """The bytes that an option names in hexadecimal digits."""
+def _bytes(context: str) -> bytes:
     try:
-        return None if text is None else bytes.fromhex(text.removeprefix("0x"))
+        return bytes.fromhex(context.removeprefix("0x"))
     except ValueError:
-        raise UnusableInput(f"{option} takes hexadecimal digits") from None
+        raise UnusableInput("--context takes hexadecimal digits") from None

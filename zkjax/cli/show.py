@@ -103,11 +103,11 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _port_rows(kind: str, program: Program, members: list[Port], values, commitments):
+def _port_rows(kind: str, program: Program, members: list[Port], values):
     for i, port in enumerate(members):
         shape = ",".join(map(str, program.shape(port.var)))
         if port.sealed:
-            known = f"private, commitment {commitments[port.group]}"
+            known = f"private, in {kind} commitment {port.group}"
         else:
             known = f"public, {_sample(values[i])}"
         yield kind, port.name or "(the value)", f"{port.dtype}[{shape}]", known
@@ -122,20 +122,22 @@ def _sample(value: np.ndarray) -> str:
 def ports(program: Program, claims: Claims, most: int | None = None) -> None:
     """Inputs and outputs: name, type, and the value or the commitment."""
     rows = [
-        *_port_rows("input", program, program.inputs, claims.inputs, claims.input_commitments),
-        *_port_rows("output", program, program.outputs, claims.outputs, claims.output_commitments),
+        *_port_rows("input", program, program.inputs, claims.inputs),
+        *_port_rows("output", program, program.outputs, claims.outputs),
     ]
     shown = rows[:most]
     grid("Inputs and outputs", ("", "name", "type", "value"), shown)
     if len(shown) < len(rows):
         line(f"... and {len(rows) - len(shown)} more (zkjax inspect lists all)")
-
-
-def _commitments(title: str, commitments: Sequence[Commitment]) -> list[tuple]:
-    return [
-        (title, c.root.hex(), f"{len(c.shapes)}", f"{c.openings}", f"{c.layout.elements:,}")
-        for c in commitments
+    given = {"input": claims.input_commitments, "output": claims.output_commitments}
+    known = [
+        (f"{kind} {i}", str(c), f"{len(c.shapes)}", f"{c.openings}", f"{c.layout.elements:,}")
+        for kind, commitments in given.items()
+        for i, c in enumerate(commitments)
     ]
+    if known:
+        names = ("", "digest", "tensors", "openings", "field elements")
+        grid("Commitments", names, known, (2, 3, 4))
 
 
 # Inspect ------------------------------------------------------------------------------------
@@ -160,11 +162,6 @@ def inspected(bundle: Bundle) -> None:
     kinds = Counter(op.kind for op in program.ops)
     grid("Operations", ("kind", "number"), [(k, f"{n:,}") for k, n in kinds.most_common()], (1,))
     _inspect_lookups(program)
-    commitments = _commitments("input", claims.input_commitments)
-    commitments += _commitments("output", claims.output_commitments)
-    if commitments:
-        names = ("", "root", "tensors", "openings", "field elements")
-        grid("Commitments", names, commitments, (2, 3, 4))
     codes = [("pads", pads.code, pads.rows * setup.profile.kappa)]
     codes[:0] = [(t.name, t.layout.code, t.layout.rows) for t in setup.tableaux]
     rows = [
@@ -274,7 +271,8 @@ def adapter_checked(report) -> None:
     if report.text is not None:
         line("")
         line(f"text: {report.text.decode(errors='replace')!r}")
-    if report.sealed:
+    if report.prompt is not None:
+        _prompt(report.prompt)
         line("")
         line("The kept files prove the loss to anyone, without prompt, activations or adapter.")
 
@@ -282,9 +280,15 @@ def adapter_checked(report) -> None:
 def _adapter(record) -> None:
     manifest = record.manifest
     line(f"    manifest    {manifest.digest.hex()}")
-    line(f"    commitment  {manifest.commitment.root.hex()}")
+    line(f"    commitment  {manifest.commitment}")
     line(f"    adapter     {manifest.modules} modules, {manifest.parameters:,} parameters")
     line(f"    checked     every delta of {record.tokens} tokens, {size(record.size)} exchanged")
+
+
+def _prompt(commitment: Commitment) -> None:
+    count, length = commitment.shapes[0]
+    line(f"  prompt      private, {count} x {length - 1} tokens")
+    line(f"  commitment  {commitment}  (of the prompt)")
 
 
 def adapter_verified(kept) -> None:
@@ -292,7 +296,7 @@ def adapter_verified(kept) -> None:
     line("accepted", "bold green")
     if hasattr(kept, "parts"):
         line(f"  loss        {kept.real_loss:.6f}")
-        line(f"  prompt      private, commitment {kept.tokens.root.hex()}")
+        _prompt(kept.tokens)
         for part in kept.parts:
             line(f"  adapter     manifest {part.manifest.digest.hex()}")
         line("Proved: the demo's base model with these adapters has this loss on the prompt.")
