@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 import zkjax
 from soundness.cheating import bump, evaluate, trace_call
@@ -117,6 +118,51 @@ def chosen_and_back(x):
     return i32(jnp.where(bit, rest + quotient, rest).astype(jnp.int8))
 
 
+def premise(use):
+    """A conversion needs no check of its own: the rounded value has 5 bits. Then that cancels."""
+
+    def fn(x):
+        y = fixed.round(0.5 * real(x), 0, 5)
+        return i32(use(y) + (real(x) - 2.0 * y))
+
+    return fn
+
+
+def divided_premise(x):
+    y = fixed.divide(real(x), real(x > -999) + 0.0, 0, 5)
+    return i32(real(y.astype(jnp.int8)) + (real(x) - y))
+
+
+def inexact(y):
+    """Exact below 2^52, which holds while y has 5 bits."""
+    large = (2.0**47 + 1.0) * y
+    return (large + 2.0 * y) - large
+
+
+def narrowed_rounding(x):
+    """The check of a rounding that drops nothing bounds what follows; then that cancels."""
+    s, bit = real(x)[:2], x[:2] > 0
+    same = fixed.round(s, 0, 6) + 32.0 * real(bit) + 32.0 * real(~bit)
+    return i32(real(same.astype(jnp.int8)) - s)
+
+
+def three_loops(which):
+    """The innermost carry depends on the loops of these axes only."""
+
+    def fn(x):
+        def outer(a, p):
+            def middle(b, q):
+                step = sum((real(v) for v, used in zip((p, q), which, strict=True) if used), 0.0)
+                c, _ = lax.scan(lambda c, r: (c + step + real(r), None), 0.0, x[0])
+                return b + c, None
+
+            return a + lax.scan(middle, 0.0, x[:, 1])[0], None
+
+        return i32(lax.scan(outer, 0.0, x[:, 0])[0])
+
+    return fn
+
+
 def dot_into(dtype, of):
     """A dot product whose type is not that of its operands."""
     return lambda x: i32(4 * real(lax.dot(of(x[0]), of(x[1]), preferred_element_type=dtype)))
@@ -165,6 +211,33 @@ CASES = {
     "a remainder and its round": (rounded_and_back, LARGE),
     "a remainder and its quotient": (divided_and_back, LARGE),
     "a remainder and its quotient by a choice": (chosen_and_back, LARGE.T[::-1]),
+    "a premise that cancels": (premise(lambda y: 2.0 * real(y.astype(jnp.int8))), LARGE),
+    "a premise of exactness": (premise(inexact), LARGE),
+    "a premise of no wrapping": (premise(lambda y: real(i32(y).astype(jnp.int8) * 2)), LARGE),
+    "a premise of a quotient": (divided_premise, LARGE),
+    "a conversion minus its operand": (
+        lambda x: i32(real(x)[:1].astype(jnp.int8) - real(x)[:1] + 5.0),
+        LARGE,
+    ),
+    "a conversion of a product": (
+        lambda x: i32(3.0 * real((real(x) * real(x)).astype(jnp.int8)) - 3.0 * real(x) * real(x)),
+        LARGE,
+    ),
+    "a rounding that drops nothing": (narrowed_rounding, LARGE.reshape(4)),
+    "a scalar of each row times a constant": (
+        lambda x: i32(jax.vmap(lambda row: jnp.sum(row[0] * jnp.full(3, 2.0)))(real(x))),
+        TABLE,
+    ),
+    "a column divided by a constant": (
+        lambda x: i32(jnp.sum(lax.div(real(x)[:, :1], jnp.full((1, 4), 0.5)), 1)),
+        TABLE,
+    ),
+    "three loops": (three_loops((1, 1)), TABLE),
+    "three loops, the outer two": (three_loops((1, 0)), TABLE),
+    "three loops, the inner two": (three_loops((0, 1)), TABLE),
+    "three loops, one of them": (three_loops((0, 0)), TABLE),
+    "a maximum of integers": (lambda x: i32(fixed.max(x) + fixed.max(x)), TABLE),
+    "a name": (lambda x: i32(checkpoint_name(real(x), "here")), TABLE),
     "a carry that doubles and then does not": (growing_then_bounded, CLIMB),
     "a carry that grows": (loop(lambda c, y: c + real(y)), TABLE),
     "a carry in Horner's scheme": (loop(lambda c, y: 3.0 * c + real(y)), TABLE),
@@ -241,6 +314,9 @@ PROVED = [
     *("stacks", "tiles", "a power of zero", "and with a literal"),
     *("a carry that grows", "a carry in Horner's scheme", "the length of a streak"),
     *("the largest and one more", "a sum in an inner loop", "a sum of rows and columns"),
+    *("three loops", "three loops, the outer two", "three loops, the inner two"),
+    *("three loops, one of them", "a maximum of integers", "a name"),
+    *("a scalar of each row times a constant", "a column divided by a constant"),
     *("a narrower type, reversed", "a conversion that is not used"),
 ]
 

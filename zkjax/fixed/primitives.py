@@ -111,7 +111,7 @@ onehot_p = define("zk_onehot", _onehot, lambda a, p: [(*a[0].shape, p["n"])], _e
 
 def _max(x, *, bits):
     del bits
-    return [jnp.max(x, axis=-1)]
+    return [jnp.max(x.astype(jnp.float64), axis=-1)]
 
 
 max_p = define("zk_max", _max, lambda a, p: [a[0].shape[:-1]], _elementwise_batch)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, TraceError
-from zkjax.program.ops import Op, Shape
+from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table, range_table
 
 MAX_BOUND = 2**52
@@ -68,6 +68,7 @@ class Builder:
     def __init__(self):
         self.ops: list[Op] = []
         self.bounds: list[int] = []
+        self.advised: list[bool] = []  # whether it is computed from advice, or owns relations
         self.hashes: list[bytes] = []
         self.notes: dict[int, str] = {}
         self.constants: list[np.ndarray] = []
@@ -94,7 +95,7 @@ class Builder:
         for var in range(ops, len(self.ops)):
             self.notes.pop(var, None)
             self.growth.pop(var, None)
-        del self.ops[ops:], self.bounds[ops:], self.hashes[ops:]
+        del self.ops[ops:], self.bounds[ops:], self.advised[ops:], self.hashes[ops:]
         del self.constants[constants:], self.lookups[lookups:], self.zeros[zeros:]
         self._relations = {(o, t, v) for o, t, v in self.lookups}
         self._relations |= set(self.zeros)
@@ -126,6 +127,8 @@ class Builder:
         var = len(self.ops)
         self.ops.append(Op(kind, tuple(inputs), shape, tuple(params)))
         self.bounds.append(int(bound))
+        owns = kind == "alias" or RULES[kind].cls == "advice"
+        self.advised.append(owns or any(self.advised[i] for i in inputs))
         self.hashes.append(digest)
         self.notes[var] = f"{kind} at {self.where}" if self.where else kind
         self._known[digest] = var
@@ -159,8 +162,10 @@ class Builder:
     ) -> int:
         """sum c_i x_i + offset, nested affine operations flattened, terms merged and sorted.
 
-        ``bound`` replaces the computed bound where relations imply a better one. They have to be
-        relations of variables that the result is computed from: others may go as dead code.
+        A variable that cancels stays, with coefficient 0, if relations of advice stand behind it:
+        bounds, and steps that rested on them, hold only while these relations count.
+
+        ``bound`` replaces the computed bound where relations of the inputs imply a better one.
         """
         merged: dict[int, int] = {}
 
@@ -173,32 +178,19 @@ class Builder:
             return 0
 
         shape = self.shape(terms[0][0])
-        total_bound = abs(offset)
-        for var, c in terms:
-            total_bound += abs(c) * self.bounds[var]
+        nested_bound = abs(offset) + sum(abs(c) * self.bounds[var] for var, c in terms)
         offset = offset + sum(collect(var, c) for var, c in terms)
-        live = sorted(((v, c) for v, c in merged.items() if c), key=lambda t: self.hashes[t[0]])
-        if not live:
+        kept = [(v, c) for v, c in merged.items() if c or self.advised[v]]
+        kept.sort(key=lambda t: self.hashes[t[0]])
+        if not kept:
             return self.constant(np.full(shape, offset))
-        if len(live) == 1 and live[0][1] == 1 and offset == 0:
-            return live[0][0]
-        # A nested bound may rest on relations of a variable that has cancelled: those are gone.
-        flat_bound = abs(offset) + sum(abs(c) * self.bounds[v] for v, c in live)
-        if len(live) == len(merged):
-            flat_bound = min(flat_bound, total_bound)
-        return self.add(
-            "affine",
-            [v for v, _ in live],
-            shape,
-            flat_bound if bound is None else bound,
-            tuple(c for _, c in live),
-            offset,
-        )
-
-    def leaves(self, var: int) -> set[int]:
-        """The variables that an affine one combines; any other is its own leaf."""
-        op = self.ops[var]
-        return set(op.inputs) if op.kind == "affine" else {var}
+        if len(kept) == 1 and kept[0][1] == 1 and offset == 0:
+            return kept[0][0]
+        if bound is None:
+            flat_bound = abs(offset) + sum(abs(c) * self.bounds[v] for v, c in kept)
+            bound = min(flat_bound, nested_bound)
+        variables, coefficients = [v for v, _ in kept], tuple(c for _, c in kept)
+        return self.add("affine", variables, shape, bound, coefficients, offset)
 
     def broadcast(self, var: int, shape: Shape, dims: Sequence[int]) -> int:
         """Operand axis i becomes output axis dims[i]."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from zkjax._compat import scan_sizes
 from zkjax.program.jaxprs import inner_jaxpr
@@ -18,6 +21,18 @@ def record_carries(closed, inputs: Sequence[Any]) -> tuple[list, dict[tuple[int,
     counter = [0]
     outputs, records = _record(closed, list(inputs), counter)
     return outputs, {key: value for key, (value, _) in records.items()}
+
+
+def without_repeats(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Recorded values in the shape of their carry, which has no axis for an outer loop that does
+    not change it.
+    """
+    for axes in itertools.combinations(range(1, values.ndim), values.ndim - len(shape)):
+        first = values[tuple(slice(0, 1) if a in axes else slice(None) for a in range(values.ndim))]
+        fits = tuple(n for a, n in enumerate(first.shape) if a not in axes) == tuple(shape)
+        if fits and np.array_equal(np.broadcast_to(first, values.shape), values):
+            return first.reshape(shape)
+    raise RuntimeError("internal: a scan's carry was recorded in another shape")
 
 
 def _record(closed, inputs, counter):

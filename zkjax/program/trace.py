@@ -18,7 +18,7 @@ from zkjax.program import rules as _rules  # noqa: F401  (registers the proving 
 from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port
-from zkjax.program.recording import record_carries
+from zkjax.program.recording import record_carries, without_repeats
 from zkjax.program.statement import Statement
 from zkjax.program.tracing import Sym, Tracer
 from zkjax.proof import Claims, Commitment
@@ -55,9 +55,7 @@ class Traced:
             carries = []
             shapes = [op.shape for op in self.statement.program.ops if op.kind == "carry"]
             for value, (_, fraction), shape in zip(values, self.carries, shapes, strict=True):
-                value = np.asarray(value)
-                while value.ndim > len(shape):  # the same in every step of an outer loop
-                    value = value[:, 0]
+                value = without_repeats(np.asarray(value), shape)
                 carries.append(value.astype(np.float64) * 2.0**fraction)
         return [np.asarray(x) for x in outputs], carries
 

@@ -36,6 +36,7 @@ MOVES = {  # their results are some of their operands' elements
     "gather",
     "max",
     "min",
+    "name",
     "optimization_barrier",
     "pad",
     "reshape",
@@ -235,6 +236,8 @@ class Tracer:
             dtype = var.aval.dtype
             if not isinstance(value, Sym):
                 continue
+            if self.builder.shape(value.var) != tuple(var.aval.shape):
+                raise RuntimeError(f"internal: the rule of '{name}' gives another shape")
             if dtype.name not in EXACT:
                 raise ScaleError(
                     f"{dtype} does not hold fixed-point values exactly; keep float64", self.where

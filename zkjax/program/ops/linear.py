@@ -12,7 +12,7 @@ from zkjax.program.ops.rule import NotRankOne, Op, Pulled, Shape, Weights, ones,
 
 
 def _affine_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
-    pulled: Pulled = [(i, w, one * c) for i, c in enumerate(op.params[0])]
+    pulled: Pulled = [(i, w, one * c) for i, c in enumerate(op.params[0]) if c]
     if op.params[1]:
         mass = one * op.params[1]
         for v in w:
@@ -23,7 +23,9 @@ def _affine_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 
 @rule("affine", "linear", _affine_pull)
 def _affine(op: Op, *xs):
-    """sum_i c_i x_i + offset; params (coefficients, offset)."""
+    """sum_i c_i x_i + offset; params (coefficients, offset). A coefficient may be 0: then the
+    relations of x_i count, its value does not.
+    """
     coefficients, offset = op.params
     result = xs[0] if coefficients[0] == 1 else xs[0] * float(coefficients[0])
     for x, c in zip(xs[1:], coefficients[1:], strict=True):

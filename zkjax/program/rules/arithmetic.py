@@ -42,10 +42,11 @@ def scale(t: Tracer, x: Sym, constant: float) -> Sym:
 def _mul(t: Tracer, eqn, x, y):
     if isinstance(x, np.ndarray):
         x, y = y, x
+    shape = eqn.outvars[0].aval.shape
+    x = t.spread(x, shape)
     if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
         return [scale(t, x, float(y.reshape(-1)[0]))]
-    shape = eqn.outvars[0].aval.shape
-    x, y = t.spread(x, shape), t.spread(y, shape)
+    y = t.spread(y, shape)
     return [Sym(t.builder.multiply(x.var, y.var), x.fraction + y.fraction)]
 
 
@@ -79,7 +80,7 @@ def _div(t: Tracer, eqn, x, y):
     if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
         divisor = float(y.reshape(-1)[0])
         if divisor and np.frexp(abs(divisor))[0] == 0.5:
-            return [scale(t, x, 1.0 / divisor)]
+            return [scale(t, t.spread(x, eqn.outvars[0].aval.shape), 1.0 / divisor)]
         raise ScaleError(
             f"division by {divisor} is not exact; multiply by "
             f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
@@ -125,7 +126,7 @@ def _convert(t: Tracer, eqn, x):
     )
 
 
-@primitive("copy", "copy_p", "optimization_barrier", "stop_gradient")
+@primitive("copy", "copy_p", "name", "optimization_barrier", "stop_gradient")
 def _identity(t: Tracer, eqn, *xs):
     return list(xs)
 

@@ -97,15 +97,10 @@ def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndar
     b = t.builder
     one, zero = t.spread(if_one, shape), t.spread(if_zero, shape)
     (one_var, zero_var), fraction = t.aligned(one, zero)
+    bound = max(b.bounds[one_var], b.bounds[zero_var])
     gap = b.affine([(one_var, 1), (zero_var, -1)])
     chosen = b.multiply(bit.var, gap)
-    terms = [(zero_var, 1), (chosen, 1)]
-    result = b.affine(terms)
-    # The bounds of both may rest on relations of variables that cancel here: those are gone.
-    needed = b.leaves(one_var) | b.leaves(zero_var)
-    if chosen in b.leaves(result) and needed <= b.leaves(gap) | b.leaves(result):
-        result = b.affine(terms, bound=max(b.bounds[one_var], b.bounds[zero_var]))
-    return Sym(result, fraction)
+    return Sym(b.affine([(zero_var, 1), (chosen, 1)], bound=bound), fraction)
 
 
 @primitive("select_n")
