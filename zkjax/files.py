@@ -1,10 +1,14 @@
-"""Files are written whole or not at all; private ones are readable by their owner only."""
+"""Files are read up to a limit, and written whole or not at all; private ones are readable by their
+owner only.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+from zkjax.errors import StatementError
 
 
 def new_folder(path: str | Path) -> Path:
@@ -16,6 +20,21 @@ def new_folder(path: str | Path) -> Path:
         raise FileExistsError(f"{path} exists and is not an empty folder; choose another")
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
+
+
+def read_capped(path: str | Path, most: int) -> bytes:
+    """The contents of a regular file of at most so many bytes; StatementError otherwise."""
+    path = Path(path)
+    if not path.is_file():
+        raise StatementError(f"{path} is missing or not a file")
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1) if path.stat().st_size <= most else None
+    except OSError as error:
+        raise StatementError(f"cannot read {path}: {error.strerror}") from error
+    if data is None or len(data) > most:
+        raise StatementError(f"{path} is larger than {most:,} bytes")
+    return data
 
 
 def write_atomically(path: str | Path, data: bytes, private: bool = False) -> None:

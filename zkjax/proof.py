@@ -22,6 +22,7 @@ from zkjax.files import write_atomically
 MAGIC = b"ZKJXPRF1"
 VERSION = "zkjax proof 1"
 INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")  # that can be sealed
+MAX_OPENINGS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Commitment:
         dtypes, proof = tuple(map(str, data["dtypes"])), data.get("range_proof")
         described = len(shapes) == len(dtypes) > 0 and all(n >= 1 for s in shapes for n in s)
         known = data["profile"] in PROFILES and set(dtypes) <= set(INTEGERS)
-        if len(root) != 32 or not 1 <= openings <= 1 << 16 or not described or not known:
+        if len(root) != 32 or not 1 <= openings <= MAX_OPENINGS or not described or not known:
             raise StatementError("a commitment is malformed")
         if proof is not None:
             proof = base64.b64decode(proof, validate=True)

@@ -22,7 +22,7 @@ from zkjax.errors import SealError
 from zkjax.field import goldilocks as gl
 from zkjax.files import write_atomically
 from zkjax.program.builder import DTYPE_RANGES
-from zkjax.proof import Commitment, committed_layout
+from zkjax.proof import MAX_OPENINGS, Commitment, committed_layout
 
 DEFAULT_OPENINGS = 4
 
@@ -260,8 +260,8 @@ def seal(
 def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) -> Sealed:
     """``seal`` for flattened arrays."""
     profile_named(profile)
-    if openings < 1:
-        raise SealError("a sealed value needs at least one opening")
+    if not 1 <= openings <= MAX_OPENINGS:
+        raise SealError(f"a sealed value has 1 to {MAX_OPENINGS:,} openings, not {openings:,}")
     shapes = tuple(x.shape for x in arrays)
     layout = committed_layout(shapes, openings, profile)
     values = layout.matrix([x.astype(np.float64) for x in arrays])

@@ -19,6 +19,7 @@ from zkjax.proofs.adapter.credentials import read_token
 from zkjax.proofs.adapter.inference import (
     Inference,
     prove_inference,
+    require_dyadic,
     require_manifests,
     verify_inference,
 )
@@ -136,6 +137,11 @@ def check_demo(
 
     if prompt is not None and not prompt:
         raise StatementError("the prompt is empty")
+    if prompt is not None and (len(prompt) + steps) ** 2 > MAX_SCORES:
+        most = int(MAX_SCORES**0.5)
+        raise StatementError(f"prompt and --tokens may be {most:,} tokens together")
+    if seal:
+        require_dyadic(tokens.shape)
     if out is not None:
         new_folder(out)
     base = load_demo_base()
@@ -174,11 +180,12 @@ def verify_kept(
     the text of a sealed inference must have this digest (hex).
     """
     pinned = None if prompt is None else read_digest(prompt)
-    others = {"statement.zks": "zkjax verify", "0": f"zkjax adapter verify {folder}/0"}
-    for name, command in others.items():
-        if (folder / name).exists():
-            raise StatementError(f"{folder} is not one kept session; use {command}")
-    if not (folder / "manifest.json").exists() and not (folder / "inference.json").exists():
+    if (folder / "statement.zks").exists():
+        raise StatementError(f"{folder} is not a kept session; use zkjax verify")
+    if not any((folder / name).exists() for name in ("manifest.json", "inference.json")):
+        if inside := sorted(path.parent for path in folder.glob("*/manifest.json")):
+            command = f"zkjax adapter verify {inside[0]}"
+            raise StatementError(f"{folder} holds {len(inside)} kept sessions; use {command}")
         raise StatementError(f"{folder} holds no kept session (no manifest.json)")
     if (folder / "inference.json").exists():
         inference = Inference.load(folder, LlamaConfig(), load_demo_base())

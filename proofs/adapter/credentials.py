@@ -26,6 +26,8 @@ def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
 
 def make_token(path: Path) -> str:
     """The token in a file, which is made if it is missing."""
+    if not path.parent.is_dir():
+        raise SessionError("token", f"{path}: there is no folder {path.parent}")
     if not path.exists():
         write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
     return read_token(path)
@@ -82,8 +84,11 @@ def certificate_hosts(path: Path) -> set[str]:
     """The names and addresses that a certificate is for."""
     from cryptography import x509
 
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise SessionError("certificate", f"{path} cannot be used ({error})") from error
     return {str(name.value) for name in names}
 
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter.manifest import STORED, Manifest
+from zkjax.proofs.adapter.record import MAX_PROOF
 from zkjax.proofs.adapter.session import Session
 from zkjax.proofs.adapter.statement import (
     activations,
@@ -33,7 +34,7 @@ from zkjax.proofs.finetune import LOSS_FRACTION
 
 import zkjax
 from zkjax.errors import SessionError, StatementError, VerificationError
-from zkjax.files import write_atomically
+from zkjax.files import read_capped, write_atomically
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
@@ -42,7 +43,8 @@ from zkjax.verify import require_profile, verify_ranges, verify_statement
 
 # What a file may make a verifier allocate: tokens of a sequence, and deltas.
 MAX_LENGTH = 1 << 14
-MAX_ELEMENTS = 1 << 28
+MAX_ELEMENTS = 1 << 26
+MAX_TEXT = 1 << 24  # bytes of inference.json
 
 
 @dataclass
@@ -112,23 +114,23 @@ class Inference:
         """
         folder = Path(folder)
         try:
-            data = json.loads((folder / "inference.json").read_bytes())
+            data = json.loads(read_capped(folder / "inference.json", MAX_TEXT))
             parts = []
             for i, told in enumerate(data["parts"]):
                 manifest = Manifest.decode(told["manifest"].encode())
-                range_proof = (folder / f"adapter-{i}.range.zkp").read_bytes()
+                range_proof = read_capped(folder / f"adapter-{i}.range.zkp", MAX_PROOF)
                 commitment = replace(manifest.commitment, range_proof=range_proof)
                 parts.append(
                     Part(
                         replace(manifest, commitment=commitment),
                         Commitment.from_json(told["xs"]),
                         Commitment.from_json(told["deltas"]),
-                        (folder / f"adapter-{i}.zkp").read_bytes(),
+                        read_capped(folder / f"adapter-{i}.zkp", MAX_PROOF),
                     )
                 )
             if tokens is None:
                 tokens = Commitment.from_json(data["tokens"])
-            body = (folder / "inference.zkp").read_bytes()
+            body = read_capped(folder / "inference.zkp", MAX_PROOF)
             return cls(config, base, tokens, int(data["loss"]), body, parts, str(data["profile"]))
         except (SessionError, StatementError):
             raise
@@ -154,6 +156,9 @@ def prove_inference(
     Returns:
       proofs and commitments; ``Inference.save`` writes them, ``verify_inference`` checks them.
     """
+    prompt = tokens if isinstance(tokens, Sealed) else None
+    tokens = tokens if prompt is None else prompt.tree
+    require_dyadic(tokens.shape)
     if not session.peers:
         raise SessionError("record", "there is no contributor in this session")
     profile = session.peers[0].manifest.commitment.profile
@@ -162,8 +167,6 @@ def prove_inference(
     for peer in session.peers:
         if peer.record.size:
             raise SessionError("record", "the session has been used; open another", peer.name)
-    prompt = tokens if isinstance(tokens, Sealed) else None
-    tokens = tokens if prompt is None else prompt.tree
     session.score(tokens[:, :-1])
     deltas = [zkjax.seal(p.record.deltas, openings=2, profile=profile) for p in session.peers]
     if prompt is None:
@@ -187,6 +190,17 @@ def prove_inference(
         peer.finish_sealed([x.commitment, d.commitment], x.share() + d.share(), check)
         parts.append(part)
     return Inference(session.config, base, prompt, int(loss), proof.body, parts, profile)
+
+
+def require_dyadic(shape: Sequence[int]) -> None:
+    """The mean of a sealed prompt's losses is exact for a power of two of tokens only."""
+    batch, length = shape
+    count = batch * (length - 1)
+    if count < 1 or count & (count - 1):
+        raise StatementError(
+            f"{batch} x {length - 1} tokens are no power of two; a sealed inference needs one "
+            "(--sequences, --length)"
+        )
 
 
 def _inference_of(config: LlamaConfig, manifests: Sequence[Manifest]):

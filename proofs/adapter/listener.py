@@ -7,6 +7,8 @@ import weakref
 
 from zkjax.proofs.adapter.limits import Limits
 
+from zkjax.errors import SessionError
+
 STRANGERS = 256  # connections beyond those of sessions: a stranger costs 256 KiB, for 10 s at most
 
 
@@ -33,11 +35,20 @@ def listen(host: str, port: int, limits: Limits) -> Listener:
     """A listener on the first address of ``host``, for the sessions of ``limits`` and strangers.
 
     Raises:
-      OSError: the host has no address here, or the port is taken.
+      SessionError: "address": the host has no address here, or the port is taken.
     """
+    try:
+        plain = _bound(host, port)
+    except OSError as error:
+        detail = f"cannot listen on {host}, port {port} ({error.strerror}); --port names another"
+        raise SessionError("address", detail) from error
+    listener = Listener(fileno=plain.detach())
+    listener.most, listener._open = limits.sessions + STRANGERS, weakref.WeakSet()
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family, *_, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    listener = Listener(fileno=socket.create_server(address, family=family).detach())
-    listener.most, listener._open = limits.sessions + STRANGERS, weakref.WeakSet()
-    return listener
+    return socket.create_server(address, family=family)

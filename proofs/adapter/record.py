@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from zkjax.proofs.adapter.manifest import STORED, Manifest
+from zkjax.proofs.adapter.manifest import MAX_BYTES, STORED, Manifest
 from zkjax.proofs.adapter.statement import example, make_deltas
 
 import zkjax
 from zkjax.errors import SessionError, StatementError
-from zkjax.files import write_atomically
+from zkjax.files import read_capped, write_atomically
 from zkjax.program.trace import trace_call
 from zkjax.verify import require_profile, verify_statement
 
+MAX_PROOF = 1 << 26
 FILES = ("manifest.json", "range.zkp", "record.safetensors", "proof.zkp")
+MOST = (MAX_BYTES, MAX_PROOF, 1 << 32, MAX_PROOF)  # bytes of each that are read
 
 
 class Record:
@@ -32,7 +34,7 @@ class Record:
         self.manifest, self.limit = manifest, limit
         self.proof: zkjax.Proof | None = None
         self.size = 0
-        self._tokens = {(layer, g): 0 for layer in manifest.layers for g in manifest.groups()}
+        self._tokens = Counter[tuple[int, str]]()
         self._x: dict[tuple[int, str], list[np.ndarray]] = defaultdict(list)
         self._deltas: dict[tuple[int, str], list[np.ndarray]] = defaultdict(list)
 
@@ -53,7 +55,8 @@ class Record:
     @property
     def tokens(self) -> int:
         """Tokens at every site; SessionError("record") if the sites differ or there are none."""
-        counts = set(self._tokens.values())
+        manifest = self.manifest
+        counts = {self._tokens[layer, g] for layer in manifest.layers for g in manifest.groups()}
         if counts == {0}:
             raise SessionError("record", "nothing was asked in this session")
         if len(counts) != 1:
@@ -116,13 +119,10 @@ class Record:
 
         folder = Path(folder)
         try:
-            manifest = Manifest.decode((folder / FILES[0]).read_bytes())
-            range_proof, tensors, body = (
-                (folder / FILES[1]).read_bytes(),
-                load((folder / FILES[2]).read_bytes()),
-                (folder / FILES[3]).read_bytes(),
-            )
-        except SessionError:
+            data = [read_capped(folder / n, most) for n, most in zip(FILES, MOST, strict=True)]
+            manifest, range_proof, body = Manifest.decode(data[0]), data[1], data[3]
+            tensors = load(data[2])
+        except (SessionError, StatementError):
             raise
         except Exception as error:  # whatever the files hold
             raise StatementError(f"{folder} is not a saved session: {error!r}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -424,7 +425,7 @@ def test_manifest_changed_on_the_way(change):
     channel = offering(change)
     peer = Peer(channel, "alice")
     assert channel.session.closed and channel.session.error.check == "manifest"
-    with ends("disconnected"):
+    with ends("refused", "manifest"):
         drive(peer)
 
 
@@ -918,6 +919,25 @@ ARRAY_CHANGES = {
     "layers swapped": lambda v: v[::-1],
     "tokens swapped": lambda v: v[:, ::-1],
 }
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "sparse", "folder"])
+def test_a_saved_file_that_never_ends(saved, name, kind):
+    """Neither waited for nor read into memory."""
+    path = saved / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 34)
+    with pytest.raises(StatementError, match=r"not a file|larger than"):
+        verify_session(saved)
 
 
 @pytest.mark.parametrize("how", ARRAY_CHANGES)

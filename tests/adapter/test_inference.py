@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -231,6 +234,27 @@ def test_several_contributors_a_public_prompt_and_files(honest, alice, bob, tmp_
             [],
         ):
             refused(replace(kept, parts=parts))
+
+
+@pytest.mark.parametrize(
+    "name", ["inference.json", "inference.zkp", "adapter-0.zkp", "adapter-0.range.zkp"]
+)
+def test_a_file_that_never_ends(folder, tmp_path, name):
+    """Neither waited for nor read into memory."""
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    with pytest.raises(StatementError, match="not a file"):
+        Inference.load(copied, CONFIG, BASE)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 9), (2, 1)])
+def test_a_number_of_tokens_that_is_no_power_of_two(alice, shape):
+    """Refused before anything is asked."""
+    opened = session(alice)
+    with pytest.raises(StatementError, match="power of two"):
+        prove_inference(opened, BASE, np.zeros(shape, np.int32))
+    assert not opened.peers[0].record.size
 
 
 def test_files_hold_what_a_third_party_needs(folder, honest):

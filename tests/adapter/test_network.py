@@ -412,6 +412,26 @@ def test_a_token_file_that_cannot_be_used(tmp_path, content):
         credentials.read_token(path)
 
 
+def test_a_token_file_without_a_folder(tmp_path):
+    with fails("token"):
+        credentials.make_token(tmp_path / "none" / "token")
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\n", b"\xff"])
+def test_a_certificate_whose_hosts_cannot_be_read(tmp_path, content):
+    (tmp_path / "certificate.pem").write_bytes(content)
+    with fails("certificate"):
+        credentials.certificate_hosts(tmp_path / "certificate.pem")
+
+
+def test_an_address_that_cannot_be_listened_on():
+    """The port is taken, the host is not here; the error names the option."""
+    with listener.listen("127.0.0.1", 0, Limits()) as taken:
+        for host, port in (("127.0.0.1", taken.getsockname()[1]), ("192.0.2.1", 0), ("no.test", 0)):
+            with fails("address"):
+                listener.listen(host, port, Limits())
+
+
 def test_a_token_file_is_private_and_kept(tmp_path):
     path = tmp_path / "token"
     token = credentials.make_token(path)

@@ -48,6 +48,12 @@ def test_a_spent_value_is_refused():
     refused_before_anything_is_written(sealed)
 
 
+@pytest.mark.parametrize("openings", [0, -1, 1 << 17])
+def test_a_number_of_openings_that_cannot_be(openings):
+    with pytest.raises(SealError, match="openings"):
+        zkjax.seal(X, openings=openings)
+
+
 def test_an_opening_is_taken_even_if_the_proof_fails():
     """A proof that breaks off after its columns may have been seen counts."""
     sealed = zkjax.seal(X, openings=1)

@@ -98,7 +98,8 @@ def serve(
         typer.Option(help="A host or address that users connect to, for the certificate."),
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep every proved session here, for a later check.")
+        Path | None,
+        typer.Option(help="Keep every proved session here, for a later check (not sealed ones)."),
     ] = None,
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""

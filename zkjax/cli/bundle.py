@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zkjax.errors import StatementError, ZkjaxError
+from zkjax.errors import StatementError
+from zkjax.files import read_capped
 from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Proof
 
 PROOF, STATEMENT, CLAIMS = "proof.zkp", "statement.zks", "claims.json"
 MAX_BYTES = 1 << 30
-
-
-class UnusableInput(ZkjaxError):
-    """What was given is not something that can be verified."""
 
 
 @dataclass
@@ -35,41 +32,26 @@ def load_bundle(target: Path) -> Bundle:
     """Read the files at ``target``, a folder or a proof file with the other two beside it.
 
     Raises:
-      UnusableInput: a file is missing, unreadable or too large.
-      StatementError: the statement or the claims are malformed.
+      StatementError: a file is missing, unreadable, too large or malformed.
     """
     if target.is_dir():
         folder, proof = target, target / PROOF
     elif target.exists():
         folder, proof = target.parent, target
     else:
-        raise UnusableInput(f"{target} does not exist")
+        raise StatementError(f"{target} does not exist")
     if (folder / "record.safetensors").exists() or (folder / "inference.json").exists():
-        raise UnusableInput(f"{folder} is of an adapter check; use zkjax adapter verify")
+        raise StatementError(f"{folder} is of an adapter check; use zkjax adapter verify")
     data = {
-        PROOF: read_capped(proof),
-        STATEMENT: read_capped(folder / STATEMENT),
-        CLAIMS: read_capped(folder / CLAIMS),
+        PROOF: read_capped(proof, MAX_BYTES),
+        STATEMENT: read_capped(folder / STATEMENT, MAX_BYTES),
+        CLAIMS: read_capped(folder / CLAIMS, MAX_BYTES),
     }
     if int.from_bytes(data[STATEMENT][8:16], "little") > MAX_BYTES:
-        raise UnusableInput(f"{folder / STATEMENT} unpacks to more than {MAX_BYTES >> 30} GiB")
+        raise StatementError(f"{folder / STATEMENT} unpacks to more than {MAX_BYTES >> 30} GiB")
     statement = Statement.decode(data[STATEMENT])
     try:
         claims = Claims.from_json(data[CLAIMS].decode())
     except UnicodeDecodeError as error:
         raise StatementError(f"the claims are malformed ({error})") from error
     return Bundle(statement, claims, data[PROOF], {k: len(v) for k, v in data.items()})
-
-
-def read_capped(path: Path) -> bytes:
-    """The contents of a regular file of at most 1 GiB."""
-    if not path.is_file():
-        raise UnusableInput(f"{path} is missing or not a file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1) if path.stat().st_size <= MAX_BYTES else None
-    except OSError as error:
-        raise UnusableInput(f"cannot read {path}: {error.strerror}") from error
-    if data is None or len(data) > MAX_BYTES:
-        raise UnusableInput(f"{path} is larger than {MAX_BYTES >> 30} GiB")
-    return data

@@ -14,10 +14,10 @@ import typer
 
 from zkjax import __version__
 from zkjax.cli import adapter, show
-from zkjax.cli.bundle import UnusableInput, load_bundle
+from zkjax.cli.bundle import load_bundle
 from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
 from zkjax.digests import read_digest
-from zkjax.errors import VerificationError
+from zkjax.errors import StatementError, VerificationError
 from zkjax.verify import require_profile, verify_statement
 
 app = typer.Typer(
@@ -130,4 +130,4 @@ def _bytes(context: str) -> bytes:
     try:
         return bytes.fromhex(context.removeprefix("0x"))
     except ValueError:
-        raise UnusableInput("--context takes hexadecimal digits") from None
+        raise StatementError("--context takes hexadecimal digits") from None

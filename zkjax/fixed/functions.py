@@ -213,7 +213,7 @@ def rsqrt(x, fraction: int, bits: int = 20):
 
 def onehot(index, n: int):
     """[index == j] for j < n on a new last axis; every index must be below n (proved)."""
-    return onehot_p.bind(jnp.asarray(index), n=n)[0]
+    return onehot_p.bind(jax.lax.stop_gradient(jnp.asarray(index)), n=n)[0]
 
 
 def embed(table, index):

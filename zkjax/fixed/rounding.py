@@ -80,7 +80,8 @@ def encode(x, fraction: int, dtype=jnp.int32):
 
     The result must fit the dtype; a proof checks that it does.
     """
-    bits = min(jnp.iinfo(dtype).bits, 53)
+    info = jnp.iinfo(dtype)
+    bits = min(info.bits + (info.min == 0), 53)  # those of ``round`` have a sign
     return (round(x, fraction, bits) * 2.0**fraction).astype(dtype)
 
 

@@ -113,10 +113,7 @@ class Builder:
                 self.where,
             )
         shape = tuple(int(n) for n in shape)
-        if 0 in shape:
-            raise TraceError(
-                f"an array of shape {shape} is empty; there is nothing to prove", self.where
-            )
+        self._require_elements(shape)
         params = _plain(params)
         hashed = () if kind == "constant" else params
         digest = _hash(kind, [self.hashes[i] for i in inputs], shape, hashed, key)
@@ -134,12 +131,19 @@ class Builder:
         self._known[digest] = var
         return var
 
+    def _require_elements(self, shape: Shape) -> None:
+        if 0 in shape:
+            raise TraceError(
+                f"an array of shape {shape} is empty; there is nothing to prove", self.where
+            )
+
     def shape(self, var: int) -> Shape:
         return self.ops[var].shape
 
     def constant(self, values: np.ndarray) -> int:
         """A public constant of int64; axes along which it does not vary become a broadcast."""
         values = np.asarray(values, dtype=np.int64)
+        self._require_elements(values.shape)
         keep = [
             a
             for a in range(values.ndim)

@@ -159,6 +159,11 @@ def argument_leaves(args):
                     "of a proved function are integers of at most 32 bits: store real numbers with "
                     "zkjax.fixed.quantize and read them inside with zkjax.fixed.decode"
                 )
+            if not leaf.dtype.isnative:
+                raise StatementError(
+                    f"argument {position}{jax.tree_util.keystr(path)} is of another byte order; "
+                    "x.astype(x.dtype.newbyteorder('=')) gives this machine's"
+                )
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
             groups.append(group if sealed else -1)
             names.append(f"{position}{jax.tree_util.keystr(path)}")

@@ -51,7 +51,7 @@ MOVES = {  # their results are some of their operands' elements
     "tile",
     "transpose",
 }
-LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or"}
+LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
 KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
 
 

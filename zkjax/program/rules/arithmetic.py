@@ -29,7 +29,7 @@ def scale(t: Tracer, x: Sym, constant: float) -> Sym:
     k, fraction = dyadic(np.asarray(constant), t.where)
     k = int(k)
     if k == 0:
-        return Sym(t.builder.constant(np.zeros(t.builder.shape(x.var), np.int64)), x.fraction)
+        return Sym(t.builder.affine([(x.var, 0)]), x.fraction)
     shift = (k & -k).bit_length() - 1
     k, fraction = k >> shift, fraction - shift
     total = x.fraction + fraction
@@ -86,7 +86,11 @@ def _div(t: Tracer, eqn, x, y):
             f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
             t.where,
         )
-    raise ScaleError("division is not exact; use zkjax.fixed.divide(x, y, fraction=...)", t.where)
+    raise ScaleError(
+        "division is not exact; use zkjax.fixed.divide(x, y, fraction=...) (the derivatives of "
+        "jnp.maximum and jnp.clip divide, that of jnp.where does not)",
+        t.where,
+    )
 
 
 def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:

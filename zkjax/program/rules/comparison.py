@@ -92,6 +92,25 @@ def _or(t: Tracer, eqn, x, y):
     return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -1)], bound=1), 0)]
 
 
+@primitive("xor")
+def _xor(t: Tracer, eqn, x, y):
+    _require_bool(t, eqn)
+    x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
+    both = t.builder.multiply(x.var, y.var)
+    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -2)], bound=1), 0)]
+
+
+@primitive("reduce_or", "reduce_and")
+def _reduce(t: Tracer, eqn, x):
+    """Whether the bits add up to at least 1, or to as many as there are."""
+    _require_bool(t, eqn)
+    axes = eqn.params["axes"]
+    total = t.builder.sum(x.var, axes)
+    count = int(np.prod([eqn.invars[0].aval.shape[a] for a in axes], dtype=np.int64))
+    least = 1 if eqn.primitive.name == "reduce_or" else count
+    return [nonnegative(t, Sym(t.builder.affine([(total, 1)], -least), 0))]
+
+
 def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndarray, shape) -> Sym:
     """if_zero + bit (if_one - if_zero)."""
     b = t.builder
