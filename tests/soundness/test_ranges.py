@@ -63,6 +63,28 @@ def test_a_ranged_input_is_not_looked_up_again(sealed, proved):
     assert ranged.digest != plain.digest
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda w: fixed.round(w, 0, 16),
+        lambda w: w.astype(jnp.int16).astype(jnp.float64),
+        lambda w: fixed.decode(fixed.encode(w.T, 0, jnp.int16), 0).T,
+        lambda w: fixed.round(w, 0, 16) + fixed.round(w[:1], 0, 24),
+    ],
+)
+def test_what_is_in_range_is_not_looked_up_for_a_type_that_holds_it(sealed, again):
+    """To round or convert the weights to the type that they have costs nothing."""
+
+    def fn(w, x):
+        return fixed.encode(x.astype(jnp.float64) @ again(w.astype(jnp.float64)), 0)
+
+    def plain(w, x):
+        return fixed.encode(x.astype(jnp.float64) @ w.astype(jnp.float64), 0)
+
+    told, least = (zkjax.trace(f)(sealed, X).program.lookups for f in (fn, plain))
+    assert len(told) == len(least)
+
+
 def test_the_range_proof_takes_one_opening():
     value = zkjax.seal(W, openings=3, ranges=True)
     assert value.remaining == 3 and value.commitment.openings == 4

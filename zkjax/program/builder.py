@@ -20,6 +20,8 @@ from zkjax.program.tables import Table, range_table
 MAX_BOUND = 2**52
 # Kinds that a later operation of the same kind looks through, so that they may end as dead code.
 MERGED = ("affine", "reshape", "transpose")
+# Kinds whose entries are entries of their operand.
+SELECTIONS = ("broadcast", "reshape", "reverse", "slice", "take", "transpose")
 SPLIT_LOOKUPS = 2**16
 
 DTYPE_RANGES = {
@@ -76,6 +78,7 @@ class Builder:
         self.lookups: list[tuple[int | None, Table, tuple[int, ...]]] = []  # (owner, table, vars)
         self.zeros: list[tuple[int, int]] = []  # (owner, var)
         self.known_ranges: dict[int, tuple[int, int]] = {}
+        self.intervals: dict[int, tuple[int, int]] = {}  # that a variable's own relations require
         # Of the carry v of a scan: (start, a, c) with |v| <= a |start| + c, if that is known.
         self.growth: dict[int, tuple[int, int, int]] = {}
         self.carries = 0
@@ -83,19 +86,21 @@ class Builder:
         self._known: dict[bytes, int] = {}
         self._relations: set = set()
 
-    def mark(self) -> tuple[int, int, int, int]:
+    def mark(self) -> tuple:
         """A point to roll back to."""
-        return len(self.ops), len(self.constants), len(self.lookups), len(self.zeros)
+        collected = len(self.ops), len(self.constants), len(self.lookups), len(self.zeros)
+        return *collected, list(self.bounds), dict(self.intervals)
 
-    def rollback(self, mark: tuple[int, int, int, int]) -> None:
-        """Forget everything added since ``mark``."""
-        ops, constants, lookups, zeros = mark
+    def rollback(self, mark: tuple) -> None:
+        """Forget everything added since ``mark``, and what it said about earlier variables."""
+        ops, constants, lookups, zeros, bounds, intervals = mark
         for digest in self.hashes[ops:]:
             self._known.pop(digest, None)
         for var in range(ops, len(self.ops)):
             self.notes.pop(var, None)
             self.growth.pop(var, None)
-        del self.ops[ops:], self.bounds[ops:], self.advised[ops:], self.hashes[ops:]
+        self.bounds, self.intervals = list(bounds), dict(intervals)
+        del self.ops[ops:], self.advised[ops:], self.hashes[ops:]
         del self.constants[constants:], self.lookups[lookups:], self.zeros[zeros:]
         self._relations = {(o, t, v) for o, t, v in self.lookups}
         self._relations |= set(self.zeros)
@@ -240,7 +245,19 @@ class Builder:
         ``bounds``: the interval that these relations will require.
         """
         bound = min([self.bounds[var], *([max(map(abs, bounds))] if bounds else [])])
-        return self.add("alias", [var], self.shape(var), bound, *bounds)
+        name = self.add("alias", [var], self.shape(var), bound, *bounds)
+        if bounds:
+            self.intervals[name] = bounds[0], bounds[1]
+        return name
+
+    def within(self, var: int, low: int, high: int) -> bool:
+        """Whether it is known already that all entries are in [low, high]."""
+        if -low >= self.bounds[var] <= high:
+            return True
+        while self.ops[var].kind in SELECTIONS and var not in self.intervals:
+            var = self.ops[var].inputs[0]
+        least, most = self.intervals.get(var, (low - 1, high + 1))
+        return low <= least and most <= high
 
     def sum(self, var: int, axes: Sequence[int]) -> int:
         inside = self.shape(var)
@@ -297,8 +314,11 @@ class Builder:
 
     def signed_range_check(self, var: int, bits: int, owner: int, what: str = "") -> None:
         """Require -2^(bits-1) <= var < 2^(bits-1)."""
-        shifted = self.affine([(var, 1)], 1 << (bits - 1), bound=min(MAX_BOUND, 1 << bits))
+        half = 1 << (bits - 1)
+        shifted = self.affine([(var, 1)], half, bound=min(MAX_BOUND, 1 << bits))
         self.range_check(shifted, bits, owner, what)
+        if owner == var:
+            self.intervals[var] = -half, half - 1
 
     def input(self, number: int, shape: Shape, dtype: str, name: str, known: bool = False) -> int:
         """The variable of an input. ``known``: that it fits its dtype is checked outside the
@@ -306,6 +326,7 @@ class Builder:
         """
         low, high = DTYPE_RANGES[dtype]
         var = self.add("input", (), shape, max(-low, high), number)
+        self.intervals[var] = low, high
         if known:
             self.known_ranges[var] = low, high
         self.notes[var] = f"input {name}"

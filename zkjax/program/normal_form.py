@@ -41,15 +41,19 @@ def _reach(builder: Builder, roots: Sequence[int], owned: bool) -> set[int]:
 def _without_implied(builder: Builder, relations: list[tuple[Table, tuple[int, ...]]]):
     """Drop range checks that a known range or another kept lookup of the value implies.
 
-    A lookup bounds its key to an interval; keys x + c are compared by x. Only plain ranges are
+    A lookup bounds its key to an interval; keys x + c, and other names of x, are compared by x. Only plain ranges are
     dropped, and only for an interval inside theirs.
     """
 
     def interval(table: Table, key: int) -> tuple[int, int, int]:
-        op, low, high = builder.ops[key], int(table.columns[0][0]), int(table.columns[0][-1])
-        if op.kind == "affine" and op.params[0] == (1,):
-            return op.inputs[0], low - op.params[1], high - op.params[1]
-        return key, low, high
+        low, high = int(table.columns[0][0]), int(table.columns[0][-1])
+        while True:
+            op = builder.ops[key]
+            if op.kind == "affine" and op.params[0] == (1,):
+                low, high = low - op.params[1], high - op.params[1]
+            elif op.kind != "alias":
+                return key, low, high
+            key = op.inputs[0]
 
     bounds = [interval(t, vs[0]) for t, vs in relations]
     by_value: dict[int, list[int]] = {}

@@ -101,7 +101,8 @@ def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
         raise UnsupportedPrimitiveError(
             f"{dtype} cannot be proved; use integers of at most 32 bits", t.where
         )
-    if b.bounds[x.var] <= high and (low < 0 or unsigned_source):
+    unsigned = unsigned_source and b.bounds[x.var] <= high
+    if unsigned or b.within(x.var, low, high):
         return x
     var = b.alias(x.var, low, high)
     shifted = b.affine([(var, 1)], -low, bound=high - low)

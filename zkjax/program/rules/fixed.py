@@ -32,7 +32,7 @@ def _round(t: Tracer, eqn, x):
     if s <= 0:
         y = t.at_fraction(x, fraction)
         half = 1 << (bits - 1)
-        if b.bounds[y.var] >= half:
+        if not b.within(y.var, -half, half - 1):
             y = Sym(b.alias(y.var, -half, half - 1), fraction)
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
         return [y]

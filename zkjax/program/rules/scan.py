@@ -13,11 +13,11 @@ from typing import Any
 
 from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError
-from zkjax.program.builder import MAX_BOUND, Builder
+from zkjax.program.builder import MAX_BOUND, SELECTIONS, Builder
 from zkjax.program.tracing import Sym, Tracer, Value, primitive
 
 MAX_ATTEMPTS = 12
-MOVES = {"alias", "broadcast", "pad", "reshape", "reverse", "shift", "slice", "take", "transpose"}
+MOVES = {*SELECTIONS, "alias", "pad", "shift"}  # no entry is larger than all of their operands
 
 
 @dataclass
