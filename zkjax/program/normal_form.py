@@ -41,8 +41,8 @@ def _reach(builder: Builder, roots: Sequence[int], owned: bool) -> set[int]:
 def _without_implied(builder: Builder, relations: list[tuple[Table, tuple[int, ...]]]):
     """Drop range checks that a known range or another kept lookup of the value implies.
 
-    A lookup bounds its key to an interval; keys x + c, and other names of x, are compared by x. Only plain ranges are
-    dropped, and only for an interval inside theirs.
+    A lookup bounds its key to an interval; keys x + c, and other names of x, are compared by x.
+    Only plain ranges are dropped, and only for an interval inside theirs.
     """
 
     def interval(table: Table, key: int) -> tuple[int, int, int]:
