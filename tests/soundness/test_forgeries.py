@@ -340,6 +340,20 @@ def test_an_owner_that_may_be_merged_away_is_refused():
         builder.range_check(var, 8, builder.alias(owner))
 
 
+def test_what_is_rolled_back_says_nothing_about_earlier_variables():
+    """A scan's body is traced again: bounds and intervals from the first attempt are forgotten."""
+    builder = Builder()
+    x = builder.input(0, (2,), "int32", "x")
+    y = builder.add("round", [x], (2,), 1 << 15, 4)
+    builder.signed_range_check(y, 16, y)
+    before = builder.mark()
+    builder.signed_range_check(builder.add("round", [x], (2,), 1 << 7, 4), 8, y)
+    assert builder.within(y, -(2**7), 2**7 - 1) and builder.bounds[y] == 1 << 7
+    builder.rollback(before)
+    assert not builder.within(y, -(2**7), 2**7 - 1) and builder.bounds[y] == 1 << 15
+    assert builder.within(y, -(2**15), 2**15 - 1)
+
+
 EMPTY = {
     "nothing committed": lambda x: x + 1,
     "a public product": lambda x: (x * x).astype(jnp.int32),

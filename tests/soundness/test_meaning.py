@@ -296,6 +296,10 @@ CASES = {
         lambda x: i32(x.astype(jnp.int8)[::-1]),
         LARGE % 9,
     ),
+    "one of two conversions is not used": (
+        lambda x: (x.astype(jnp.uint8), i32(x.astype(jnp.uint16)))[1],
+        LARGE,
+    ),
     "a conversion that is not used": (lambda x: (x.astype(jnp.int8), i32(x * 1.0))[1], LARGE),
     "a float32": (lambda x: i32(jnp.where(x > 0, jnp.float32(4097), 1) ** 2), X),
     "a bfloat16": (lambda x: i32(jnp.where(x > 0, jnp.bfloat16(47), 1) ** 2), X),
@@ -344,6 +348,7 @@ PROVED = [
     *("a scalar of each row times a constant", "a column divided by a constant"),
     *("the upper half of an unsigned type", "exclusive or", "any and all"),
     *("a gradient at a class", "a narrower type, reversed", "a conversion that is not used"),
+    "one of two conversions is not used",
 ]
 
 

@@ -84,20 +84,14 @@ def _and(t: Tracer, eqn, x, y):
     return [Sym(t.builder.multiply(x.var, y.var), 0)]
 
 
-@primitive("or")
+@primitive("or", "xor")
 def _or(t: Tracer, eqn, x, y):
+    """x + y - x y, and x + y - 2 x y if it is exclusive."""
     _require_bool(t, eqn)
     x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
     both = t.builder.multiply(x.var, y.var)
-    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -1)], bound=1), 0)]
-
-
-@primitive("xor")
-def _xor(t: Tracer, eqn, x, y):
-    _require_bool(t, eqn)
-    x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
-    both = t.builder.multiply(x.var, y.var)
-    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -2)], bound=1), 0)]
+    taken = 2 if eqn.primitive.name == "xor" else 1
+    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -taken)], bound=1), 0)]
 
 
 @primitive("reduce_or", "reduce_and")
