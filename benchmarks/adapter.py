@@ -71,11 +71,10 @@ def random_adapter(row: Row, rng) -> dict:
 
 def measure(name: str, profile: str) -> dict:
     """All phases of one row, cold and warm."""
-    from zkjax.proofs import adapter
-    from zkjax.proofs.adapter.peer import Peer
-
     import zkjax
     from zkjax._compat import enable_kernel_cache
+    from zkjax.proofs import adapter
+    from zkjax.proofs.adapter.peer import Peer
     from zkjax.prove import prove_ranges
     from zkjax.verify import _ranges_hold, verify_ranges
 

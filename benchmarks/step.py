@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import jax
-from zkjax.proofs.demo import LEARNING_RATE, SEALED_OUTPUTS, demo_inputs
-from zkjax.proofs.finetune import make_step, store_rate
 
 import zkjax
 from zkjax._compat import enable_kernel_cache
 from zkjax.argument import kernels
+from zkjax.proofs.demo import LEARNING_RATE, SEALED_OUTPUTS, demo_inputs
+from zkjax.proofs.finetune import make_step, store_rate
 from zkjax.verify import verify_statement
 
 FIGURES = (

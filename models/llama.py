@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.numerics import FixedPoint, Float, Numerics, rotary_tables
 

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from zkjax.models.config import LlamaConfig
 
 from zkjax import fixed
 from zkjax.fixed import Format
+from zkjax.models.config import LlamaConfig
 from zkjax.program.tables import round_exactly
 
 

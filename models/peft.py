@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zkjax.models.config import TARGETS, LoraConfig
-from zkjax.models.llama import Adapter
 
 from zkjax.errors import ZkjaxError
 from zkjax.files import write_atomically
+from zkjax.models.config import TARGETS, LoraConfig
+from zkjax.models.llama import Adapter
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 WEIGHT_NAME = re.compile(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.data import batches, library_sources
 from zkjax.models.llama import Llama, mean_loss

@@ -15,12 +15,17 @@ from typing import Any
 
 import jax
 import numpy as np
+
+import zkjax
+from zkjax._compat import x64
+from zkjax.files import write_atomically
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import Float
 from zkjax.models.peft import save_adapter
 from zkjax.models.pretrain import load_demo_base
+from zkjax.program.statement import Statement
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
     WEIGHT_FRACTION,
@@ -31,11 +36,6 @@ from zkjax.proofs.finetune import (
     store_adapter,
     store_rate,
 )
-
-import zkjax
-from zkjax._compat import x64
-from zkjax.files import write_atomically
-from zkjax.program.statement import Statement
 from zkjax.verify import verify_statement
 
 LEARNING_RATE = 0.1

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+
+from zkjax import fixed
 from zkjax.models.config import LlamaConfig, LoraConfig
 from zkjax.models.llama import Llama, mean_loss
 from zkjax.models.numerics import FixedPoint
 from zkjax.models.optimizers import MASTER, apply_updates, sgd
-
-from zkjax import fixed
 
 WEIGHT_FRACTION = 12
 RATE_FRACTION = 14

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from zkjax.proofs.adapter.contributor_session import ContributorSession
-
 from zkjax.errors import SessionError
+from zkjax.proofs.adapter.contributor_session import ContributorSession
 
 
 class Channel(Protocol):

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from zkjax.digests import read_digest
+from zkjax.errors import SessionError, StatementError, VerificationError
+from zkjax.files import new_folder
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.pretrain import load_demo_base
+from zkjax.proof import Commitment
 from zkjax.proofs.adapter.credentials import read_token
 from zkjax.proofs.adapter.inference import (
     Inference,
@@ -26,11 +31,6 @@ from zkjax.proofs.adapter.inference import (
 from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
-
-from zkjax.digests import read_digest
-from zkjax.errors import SessionError, StatementError, VerificationError
-from zkjax.files import new_folder
-from zkjax.proof import Commitment
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 

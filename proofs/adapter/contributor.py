@@ -9,6 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+import zkjax
+from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.models.config import TARGETS
 from zkjax.proofs.adapter.channel import MemoryChannel
 from zkjax.proofs.adapter.contributor_session import ContributorSession
@@ -22,9 +25,6 @@ from zkjax.proofs.adapter.statement import (
     make_differences,
     one_token_digest,
 )
-
-import zkjax
-from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100

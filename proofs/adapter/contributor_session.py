@@ -13,13 +13,13 @@ import time
 from typing import TYPE_CHECKING
 
 import jax
-from zkjax.proofs.adapter import frames
-from zkjax.proofs.adapter.record import Digest, Record
 
 import zkjax
 from zkjax.argument.budget import PROFILES
 from zkjax.errors import SealError, SessionError
 from zkjax.proof import Commitment
+from zkjax.proofs.adapter import frames
+from zkjax.proofs.adapter.record import Digest, Record
 
 if TYPE_CHECKING:
     from zkjax.proofs.adapter.contributor import Contributor

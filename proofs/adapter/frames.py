@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
-from zkjax.models.config import INPUT_GROUPS
 
 from zkjax.errors import SessionError
+from zkjax.models.config import INPUT_GROUPS
 
 MAGIC = b"ZKJA"
 VERSION = 1

@@ -16,7 +16,14 @@ from typing import Any
 
 import jax
 import numpy as np
+
+import zkjax
+from zkjax.errors import SessionError, StatementError, VerificationError
+from zkjax.files import read_capped, write_atomically
 from zkjax.models.config import LlamaConfig
+from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.trace import trace_call
+from zkjax.proof import Commitment
 from zkjax.proofs.adapter.manifest import STORED, Manifest
 from zkjax.proofs.adapter.record import MAX_PROOF
 from zkjax.proofs.adapter.session import Session
@@ -31,13 +38,6 @@ from zkjax.proofs.adapter.statement import (
     stored_base,
 )
 from zkjax.proofs.finetune import LOSS_FRACTION
-
-import zkjax
-from zkjax.errors import SessionError, StatementError, VerificationError
-from zkjax.files import read_capped, write_atomically
-from zkjax.program.builder import DTYPE_RANGES
-from zkjax.program.trace import trace_call
-from zkjax.proof import Commitment
 from zkjax.seal import Sealed
 from zkjax.verify import require_profile, verify_ranges, verify_statement
 

@@ -17,10 +17,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from zkjax.proofs.adapter.manifest import Manifest
 
 from zkjax.errors import OptionError, SealError, SessionError
 from zkjax.files import write_atomically
+from zkjax.proofs.adapter.manifest import Manifest
 
 # Of a residual, relative to the activation's norm. A component this small moves x A by less than
 # its rounding, so the answers do not show it; float64 leaves about 1e-15 of noise.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 import weakref
 
-from zkjax.proofs.adapter.limits import Limits
-
 from zkjax.errors import SessionError
+from zkjax.proofs.adapter.limits import Limits
 
 STRANGERS = 256  # connections beyond those of sessions: a stranger costs 256 KiB, for 10 s at most
 

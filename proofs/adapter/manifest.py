@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
 
 from zkjax.digests import read_digest
 from zkjax.errors import OptionError, SessionError, VerificationError
+from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
 from zkjax.proof import Commitment
 
 MAX_BYTES = 1 << 16

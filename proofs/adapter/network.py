@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio import client as ws_client
-from zkjax.proofs.adapter.credentials import usable_token
-from zkjax.proofs.adapter.limits import Limits
 
 from zkjax.errors import SessionError
+from zkjax.proofs.adapter.credentials import usable_token
+from zkjax.proofs.adapter.limits import Limits
 
 # Of both ends. One frame waits at most: larger queues would hold memory for a peer that only sends.
 OPEN_SECONDS = 10.0
 PING_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
-TRANSPORT = {
+TRANSPORT: dict[str, Any] = {
     "compression": None,
     "open_timeout": OPEN_SECONDS,
     "ping_interval": PING_SECONDS,

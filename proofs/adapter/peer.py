@@ -8,6 +8,9 @@ import secrets
 from dataclasses import replace
 
 import numpy as np
+
+from zkjax.argument.budget import PROFILES
+from zkjax.errors import SessionError, VerificationError, ZkjaxError
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.channel import Channel
@@ -15,9 +18,6 @@ from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.record import Digest, Record
 from zkjax.proofs.adapter.statement import one_token_digest
-
-from zkjax.argument.budget import PROFILES
-from zkjax.errors import SessionError, VerificationError, ZkjaxError
 from zkjax.verify import verify_ranges
 
 REASON_SECONDS = 1.0  # to hear why the peer has closed the connection

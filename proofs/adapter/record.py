@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from zkjax.proofs.adapter.manifest import MAX_BYTES, STORED, Manifest
-from zkjax.proofs.adapter.statement import example, make_deltas
 
 import zkjax
 from zkjax.errors import SessionError, StatementError
 from zkjax.files import read_capped, write_atomically
 from zkjax.program.trace import trace_call
+from zkjax.proofs.adapter.manifest import MAX_BYTES, STORED, Manifest
+from zkjax.proofs.adapter.statement import example, make_deltas
 from zkjax.verify import require_profile, verify_statement
 
 MAX_PROOF = 1 << 26

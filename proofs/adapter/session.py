@@ -7,6 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from zkjax import fixed
+from zkjax._compat import x64
+from zkjax.errors import SessionError, ValueRangeError
 from zkjax.models.config import LlamaConfig
 from zkjax.models.llama import Cache, mean_loss, no_deltas
 from zkjax.proofs.adapter.channel import Channel
@@ -16,10 +20,6 @@ from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import Record
 from zkjax.proofs.adapter.statement import NUMERICS, is_stored_base
 from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
-
-from zkjax import fixed
-from zkjax._compat import x64
-from zkjax.errors import SessionError, ValueRangeError
 
 
 class Session:
@@ -70,8 +70,12 @@ class Session:
         try:
             for name, channel in channels.items():
                 progress(f"pin {name}")
-                known = {"config": config, "manifest": expected.get(name)}
-                self.peers.append(Peer(channel, name, least=least, limits=limits, **known))
+                pinned = expected.get(name)
+                self.peers.append(
+                    Peer(
+                        channel, name, least=least, limits=limits, config=config, manifest=pinned
+                    )
+                )
         except BaseException:
             self.close()
             for channel in channels.values():

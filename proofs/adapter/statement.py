@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+import zkjax
+from zkjax import fixed
 from zkjax.models.config import INPUT_GROUPS, LlamaConfig
 from zkjax.models.llama import Llama, lora_delta, mean_loss
 from zkjax.models.numerics import FixedPoint
@@ -25,9 +28,6 @@ from zkjax.proofs.adapter.manifest import (
     Manifest,
 )
 from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
-
-import zkjax
-from zkjax import fixed
 
 NUMERICS = FixedPoint()
 GROUP_OF = {target: group for group, targets in INPUT_GROUPS.items() for target in targets}

@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+import zkjax
+from zkjax import fixed
+from zkjax.errors import SealError, SessionError
+from zkjax.files import new_folder, write_atomically
 from zkjax.models.llama import Adapter
 from zkjax.models.peft import load_adapter
 from zkjax.proofs.adapter.contributor import (
@@ -23,11 +28,6 @@ from zkjax.proofs.adapter.leakage import DEFAULT_FRACTION, Leakage
 from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import WEIGHT_FRACTION, Manifest, dyadic_scale
 from zkjax.proofs.adapter.statement import example
-
-import zkjax
-from zkjax import fixed
-from zkjax.errors import SealError, SessionError
-from zkjax.files import new_folder, write_atomically
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
 LEAKAGE, LOCK = ".leakage.json", ".lock"  # beside the sealed adapter, which they are about

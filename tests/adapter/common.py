@@ -8,6 +8,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+
+import zkjax
+from zkjax.errors import SessionError
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
@@ -17,9 +20,6 @@ from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import Digest
 from zkjax.proofs.adapter.statement import one_token_digest
-
-import zkjax
-from zkjax.errors import SessionError
 from zkjax.verify import verify_ranges
 
 CONFIG = LlamaConfig(

@@ -21,19 +21,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load, save
-from zkjax.models.config import LlamaConfig
-from zkjax.models.llama import Llama, lora_delta
-from zkjax.proofs.adapter import frames
-from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
-from zkjax.proofs.adapter.inference import Part, _verify_part
-from zkjax.proofs.adapter.leakage import Leakage, answer_cost
-from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.manifest import Manifest
-from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import FILES, Record, verify_session
-from zkjax.proofs.adapter.session import Session
-from zkjax.proofs.adapter.statement import NUMERICS, make_deltas, one_token_digest
-from zkjax.proofs.finetune import bind, store_base
 
 import zkjax
 from adapter.common import (
@@ -55,7 +42,20 @@ from adapter.common import (
 )
 from zkjax._compat import x64
 from zkjax.errors import SealError, SessionError, StatementError, VerificationError, ZkjaxError
+from zkjax.models.config import LlamaConfig
+from zkjax.models.llama import Llama, lora_delta
 from zkjax.program import trace
+from zkjax.proofs.adapter import frames
+from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
+from zkjax.proofs.adapter.inference import Part, _verify_part
+from zkjax.proofs.adapter.leakage import Leakage, answer_cost
+from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.manifest import Manifest
+from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.record import FILES, Record, verify_session
+from zkjax.proofs.adapter.session import Session
+from zkjax.proofs.adapter.statement import NUMERICS, make_deltas, one_token_digest
+from zkjax.proofs.finetune import bind, store_base
 
 NAMED = (VerificationError, SessionError, StatementError)
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from zkjax.proofs.adapter import frames
-from zkjax.proofs.adapter.frames import HEADER, MAGIC, VERSION, decode, encode
-from zkjax.proofs.adapter.manifest import MAX_BYTES, Manifest
 
 from adapter.common import ROOM, Raw, committed, contributor
 from zkjax.errors import SessionError
+from zkjax.proofs.adapter import frames
+from zkjax.proofs.adapter.frames import HEADER, MAGIC, VERSION, decode, encode
+from zkjax.proofs.adapter.manifest import MAX_BYTES, Manifest
 
 X = np.array([[1, -2, 3], [-32768, 32767, 0]], dtype=np.int16)
 DELTAS = np.array([[-(2**31), 2**31 - 1]], dtype=np.int32)

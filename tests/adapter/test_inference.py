@@ -20,17 +20,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, lora_deltas, mean_loss
-from zkjax.proofs import adapter
-from zkjax.proofs.adapter import frames, inference
-from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
-from zkjax.proofs.adapter.contributor_session import ContributorSession
-from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
-from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.statement import NUMERICS, make_deltas
-from zkjax.proofs.finetune import FineTuning, bind, make_loss
 
 import zkjax
 from zkjax import fixed
@@ -43,7 +32,18 @@ from zkjax.errors import (
     VerificationError,
     ZkjaxError,
 )
+from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
+from zkjax.models.llama import Llama, lora_deltas, mean_loss
 from zkjax.proof import Commitment
+from zkjax.proofs import adapter
+from zkjax.proofs.adapter import frames, inference
+from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
+from zkjax.proofs.adapter.contributor_session import ContributorSession
+from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
+from zkjax.proofs.adapter.leakage import Leakage
+from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.statement import NUMERICS, make_deltas
+from zkjax.proofs.finetune import FineTuning, bind, make_loss
 from zkjax.seal import Sealed
 
 CONFIG = LlamaConfig(

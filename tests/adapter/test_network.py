@@ -24,14 +24,6 @@ from websockets.client import ClientProtocol
 from websockets.protocol import State
 from websockets.sync import client as ws_client
 from websockets.uri import parse_uri
-from zkjax.proofs.adapter import credentials, frames, listener
-from zkjax.proofs.adapter.contributor import Contributor
-from zkjax.proofs.adapter.credentials import make_certificate, server_context
-from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.network import connect
-from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.server import serving
 
 from adapter.common import (
     NONCE,
@@ -45,6 +37,14 @@ from adapter.common import (
     sites,
 )
 from zkjax.errors import SessionError
+from zkjax.proofs.adapter import credentials, frames, listener
+from zkjax.proofs.adapter.contributor import Contributor
+from zkjax.proofs.adapter.credentials import make_certificate, server_context
+from zkjax.proofs.adapter.leakage import Leakage
+from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.network import connect
+from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.server import serving
 
 TOKEN = "token-of-these-tests"
 PATIENCE = 30.0  # how long a test waits for what must happen

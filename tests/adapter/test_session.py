@@ -8,6 +8,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+
+import zkjax
+from zkjax._compat import x64
+from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.llama import Llama, lora_delta
 from zkjax.models.peft import save_adapter
@@ -15,10 +19,6 @@ from zkjax.proofs.adapter import Contributor, Leakage, Session, commit_adapter, 
 from zkjax.proofs.adapter.statement import NUMERICS
 from zkjax.proofs.adapter.store import commit_folder, load_contributor
 from zkjax.proofs.finetune import bind, store_adapter
-
-import zkjax
-from zkjax._compat import x64
-from zkjax.errors import SealError, SessionError, ValueRangeError
 
 CONFIG = LlamaConfig(
     vocab_size=48,

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import zkjax
+from zkjax._compat import x64
 from zkjax.models.config import LlamaConfig, LoraConfig, RopeScaling
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
@@ -21,9 +24,6 @@ from zkjax.proofs.finetune import (
     store_adapter,
     store_rate,
 )
-
-import zkjax
-from zkjax._compat import x64
 
 RATE = 0.125
 
@@ -113,6 +113,7 @@ def test_rope_scaling_divides_slow_frequencies_only():
 def test_a_separate_head_and_full_attention_heads_run_in_both_arithmetics():
     """An untied head and as many key heads as query heads."""
     from flax import nnx
+
     from zkjax.models.llama import Llama
     from zkjax.proofs.finetune import store_base
 

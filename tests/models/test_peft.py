@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
+from zkjax._compat import x64
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.llama import lora_deltas
 from zkjax.models.numerics import Float
 from zkjax.models.peft import ATTENTION, AdapterError, load_adapter
 from zkjax.proofs.finetune import bind
-
-from zkjax._compat import x64
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = LlamaConfig(

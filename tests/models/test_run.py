@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+
+from zkjax._compat import x64
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.llama import Llama, init_adapter, lora_deltas
 from zkjax.models.numerics import FixedPoint, Float
 from zkjax.proofs.finetune import bind
-
-from zkjax._compat import x64
 
 CONFIG = LlamaConfig(
     vocab_size=40, hidden_size=24, intermediate_size=40, num_hidden_layers=3,

@@ -118,6 +118,7 @@ def every_hint_input() -> dict[str, np.ndarray]:
 def training() -> tuple[Callable, tuple[Any, ...]]:
     """An SGD step on the adapter of a one-layer LLaMA: the function and plain arguments."""
     from flax import nnx
+
     from zkjax.models.config import LlamaConfig, LoraConfig
     from zkjax.models.llama import Llama, init_adapter
     from zkjax.models.numerics import FixedPoint
