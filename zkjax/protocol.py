@@ -24,8 +24,8 @@ from zkjax.argument.layout import Layout, choose_log_row, padded_log
 from zkjax.argument.opening import Group, Member, Pads
 from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
-from zkjax.errors import VerificationError
-from zkjax.program.builder import PUBLIC_RANGES
+from zkjax.errors import OverflowBoundError, VerificationError
+from zkjax.program.dtypes import PUBLIC_RANGES
 from zkjax.program.reduction import reduce_program
 from zkjax.program.resolver import Resolver, Witness, tensor_ids
 from zkjax.program.statement import Statement
@@ -50,6 +50,10 @@ class Setup:
         self.program = statement.program
         self.profile: Profile = profile_named(claims.profile)
         check_claims(statement, claims)
+        try:
+            statement.require_proven()
+        except OverflowBoundError as error:
+            raise VerificationError("bounds", str(error)) from error
         self.public = {
             v: self.program.constants[op.params[0]].astype(np.float64)
             for v, op in enumerate(self.program.ops)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from zkjax.errors import StatementError
-from zkjax.program.builder import DTYPE_RANGES, Builder
+from zkjax.program.builder import Builder
+from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port
 from zkjax.program.statement import Statement

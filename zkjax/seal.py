@@ -21,7 +21,7 @@ from zkjax.argument.tableau import Tableau
 from zkjax.errors import SealError
 from zkjax.field import goldilocks as gl
 from zkjax.files import write_atomically
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.proof import MAX_OPENINGS, Commitment, committed_layout
 
 DEFAULT_OPENINGS = 4

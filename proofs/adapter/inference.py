@@ -21,7 +21,7 @@ import zkjax
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import read_capped, write_atomically
 from zkjax.models.config import LlamaConfig
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
 from zkjax.proofs.adapter.manifest import STORED, Manifest

@@ -20,14 +20,14 @@ from soundness.cheating import evaluate, prove, rejected, trace_call, variables
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.argument.entropy import SeededEntropy
-from zkjax.errors import TraceError, ValueRangeError, VerificationError
+from zkjax.errors import OverflowBoundError, TraceError, ValueRangeError, VerificationError
 from zkjax.field import goldilocks as gl
 from zkjax.field.goldilocks import P
 from zkjax.field.scalar import Scalar
 from zkjax.program import products
 from zkjax.program.builder import Builder
 from zkjax.program.resolver import Resolver
-from zkjax.program.tracing import PRIMITIVES, Sym
+from zkjax.program.tracing import PRIMITIVES, Sym, Tracer
 from zkjax.verify import verify_statement
 
 
@@ -162,14 +162,19 @@ def test_the_range_of_a_sealed_output_is_its_dtype():
         zkjax.prove(negative, sealed_outputs=True)(sealed)
 
 
-def test_a_sealed_output_is_looked_up_whatever_its_rule_promised():
-    """A rule with a mistake gives -x for an unsigned x; the prover commits to that as uint8."""
+def test_a_sealed_output_fits_its_type_whatever_its_rule_promised():
+    """A rule with a mistake gives -x for an unsigned x: it is not believed. Where nobody asked,
+    the output gets a lookup, and a prover that commits to -x as uint8 is refused.
+    """
 
     def mistaken(t, eqn, x):
         return [Sym(t.builder.affine([(x.var, -1)]), 0)]
 
     sealed = zkjax.seal(np.array([3, 4], dtype=np.uint8))
-    with mock.patch.dict(PRIMITIVES, rev=mistaken):
+    with mock.patch.dict(PRIMITIVES, rev=mistaken), pytest.raises(OverflowBoundError):
+        trace_call(lambda x: x[::-1], (sealed,), True)
+    unchecked = mock.patch.object(Tracer, "_check_meaning", lambda *args: None)
+    with mock.patch.dict(PRIMITIVES, rev=mistaken), unchecked:
         traced = trace_call(lambda x: x[::-1], (sealed,), True)
     honest = zkjax.prove._seal_outputs
 

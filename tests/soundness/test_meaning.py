@@ -15,7 +15,7 @@ import zkjax
 from soundness.cheating import bump, evaluate, trace_call
 from zkjax import fixed
 from zkjax._compat import x64
-from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.normal_form import normal_form
 
 DTYPES = [jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32]

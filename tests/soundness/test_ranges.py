@@ -18,7 +18,8 @@ from soundness.cheating import evaluate, liar
 from zkjax import fixed
 from zkjax.argument.entropy import Entropy
 from zkjax.errors import ValueRangeError, VerificationError
-from zkjax.program.builder import DTYPE_RANGES, Builder, power_of_two_spans
+from zkjax.program.builder import Builder, power_of_two_spans
+from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.proof import Commitment
 from zkjax.prove import prove_ranges
 from zkjax.ranges import range_statement

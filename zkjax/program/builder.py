@@ -10,43 +10,30 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
+from operator import index
+from typing import NamedTuple
 
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, TraceError
+from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND
 from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table, range_table
 
-MAX_BOUND = 2**52
-# Kinds that a later operation of the same kind looks through, so that they may end as dead code.
-MERGED = ("affine", "reshape", "transpose")
-# Kinds whose entries are entries of their operand.
-SELECTIONS = ("broadcast", "reshape", "reverse", "slice", "take", "transpose")
 SPLIT_LOOKUPS = 2**16
-
-DTYPE_RANGES = {
-    "bool": (0, 1),
-    "int8": (-(2**7), 2**7 - 1),
-    "uint8": (0, 2**8 - 1),
-    "int16": (-(2**15), 2**15 - 1),
-    "uint16": (0, 2**16 - 1),
-    "int32": (-(2**31), 2**31 - 1),
-    "uint32": (0, 2**32 - 1),
-}
-# Public outputs may be wider: whoever verifies sees them, so they need no range check.
-PUBLIC_RANGES = DTYPE_RANGES | {"int64": (-MAX_BOUND, MAX_BOUND)}
 
 
 def _hash(*parts) -> bytes:
-    data = json.dumps(parts, default=lambda b: b.hex() if isinstance(b, bytes) else int(b))
-    return hashlib.blake2s(data.encode(), digest_size=16).digest()
+    """256 bits: variables of equal names merge, and whoever chooses constants must not find two."""
+    data = json.dumps(parts, default=lambda b: b.hex() if isinstance(b, bytes) else index(b))
+    return hashlib.blake2s(data.encode(), person=b"zkj.name").digest()
 
 
 def _plain(value):
     """Parameters as Python integers, strings and tuples, whatever JAX and NumPy hand over."""
     if isinstance(value, tuple | list):
         return tuple(_plain(v) for v in value)
-    return value if isinstance(value, str) else int(value)
+    return value if isinstance(value, str) else index(value)
 
 
 def power_of_two_spans(n: int) -> list[tuple[int, int]]:
@@ -64,6 +51,19 @@ def power_of_two_spans(n: int) -> list[tuple[int, int]]:
     return spans
 
 
+class Obligation(NamedTuple):
+    """What tracing rests on: a variable is in [low, high]. ``bounds`` has to show it of the final
+    program; where it can't, the value gets a range check if it may, else the trace is refused.
+    """
+
+    var: int
+    low: int
+    high: int
+    check: bool
+    where: str
+    what: str
+
+
 class Builder:
     """Collects operations and relations while a function is traced."""
 
@@ -77,6 +77,8 @@ class Builder:
         # Relations count while their owner is used; those without one always do.
         self.lookups: list[tuple[int | None, Table, tuple[int, ...]]] = []  # (owner, table, vars)
         self.zeros: list[tuple[int, int]] = []  # (owner, var)
+        self.obligations: list[Obligation] = []
+        self.checked: set[tuple[int, int, int]] = set()  # obligations that got a range check
         self.known_ranges: dict[int, tuple[int, int]] = {}
         self.intervals: dict[int, tuple[int, int]] = {}  # that a variable's own relations require
         # Of the carry v of a scan: (start, a, c) with |v| <= a |start| + c, if that is known.
@@ -88,12 +90,12 @@ class Builder:
 
     def mark(self) -> tuple:
         """A point to roll back to."""
-        collected = len(self.ops), len(self.constants), len(self.lookups), len(self.zeros)
-        return *collected, list(self.bounds), dict(self.intervals)
+        lists = self.ops, self.constants, self.lookups, self.zeros, self.obligations
+        return *map(len, lists), list(self.bounds), dict(self.intervals)
 
     def rollback(self, mark: tuple) -> None:
         """Forget everything added since ``mark``, and what it said about earlier variables."""
-        ops, constants, lookups, zeros, bounds, intervals = mark
+        ops, constants, lookups, zeros, obligations, bounds, intervals = mark
         for digest in self.hashes[ops:]:
             self._known.pop(digest, None)
         for var in range(ops, len(self.ops)):
@@ -102,6 +104,7 @@ class Builder:
         self.bounds, self.intervals = list(bounds), dict(intervals)
         del self.ops[ops:], self.advised[ops:], self.hashes[ops:]
         del self.constants[constants:], self.lookups[lookups:], self.zeros[zeros:]
+        del self.obligations[obligations:]
         self._relations = {(o, t, v) for o, t, v in self.lookups}
         self._relations |= set(self.zeros)
 
@@ -250,11 +253,24 @@ class Builder:
             self.intervals[name] = bounds[0], bounds[1]
         return name
 
+    def rely(self, var: int, low: int, high: int, what: str, check: bool = False) -> None:
+        """Write down that the trace rests on all entries being in [low, high]."""
+        self.obligations.append(Obligation(var, low, high, check, self.where, what))
+
+    def discharge_by_check(self, obligation: Obligation) -> None:
+        """Add the range check that makes an obligation hold."""
+        low, high = obligation.low, obligation.high
+        self.checked.add((obligation.var, low, high))
+        name = self.alias(obligation.var)
+        shifted = self.affine([(name, 1)], -low, bound=min(MAX_BOUND, high - low))
+        what = f"{obligation.what} at {obligation.where}" if obligation.where else obligation.what
+        self.range_check(shifted, (high - low).bit_length(), None, what)
+
     def within(self, var: int, low: int, high: int) -> bool:
-        """Whether it is known already that all entries are in [low, high]."""
+        """Whether an honest run keeps all entries in [low, high], as far as is known so far."""
         if -low >= self.bounds[var] <= high:
             return True
-        while self.ops[var].kind in SELECTIONS and var not in self.intervals:
+        while RULES[self.ops[var].kind].selects and var not in self.intervals:
             var = self.ops[var].inputs[0]
         least, most = self.intervals.get(var, (low - 1, high + 1))
         return low <= least and most <= high
@@ -275,7 +291,7 @@ class Builder:
     # Relations ------------------------------------------------------------------------------
 
     def _require_owner(self, owner: int | None) -> None:
-        if owner is not None and self.ops[owner].kind in MERGED:
+        if owner is not None and RULES[self.ops[owner].kind].merges:
             raise RuntimeError("internal: the owner of a relation may be merged away; alias it")
 
     def lookup(self, table: Table, variables: Sequence[int], owner: int | None) -> None:

@@ -24,6 +24,17 @@ CALLS = {
 }
 
 
+def used_equations(jaxpr) -> list:
+    """The equations that results depend on, in order; what tracing leaves behind is not proved."""
+    used = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or used.intersection(eqn.outvars):
+            kept.append(eqn)
+            used.update(v for v in eqn.invars if not hasattr(v, "val"))
+    return kept[::-1]
+
+
 def inner_jaxpr(eqn):
     """The body of a call-like equation (jit, custom_jvp_call, remat, ...), or None."""
     from jax.extend.core import ClosedJaxpr

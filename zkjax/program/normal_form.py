@@ -79,11 +79,11 @@ def _without_implied(builder: Builder, relations: list[tuple[Table, tuple[int, .
 def normal_form(
     builder: Builder, inputs: list[Port], outputs: list[Port]
 ) -> tuple[Program, list[int]]:
-    """Drop dead code and renumber: the program, and the old number of each carry kept.
+    """Drop dead code and renumber: the program, and the builder's number of each variable.
 
     Ports come with this builder's variable numbers.
     """
-    roots = [p.var for p in [*outputs, *inputs]]
+    roots = [p.var for p in [*outputs, *inputs]] + [o.var for o in builder.obligations]
     always = [v for owner, _, vs in builder.lookups if owner is None for v in vs]
     live = _reach(builder, [*roots, *always], owned=True)
     kept = [(t, vs) for owner, t, vs in builder.lookups if owner is None or owner in live]
@@ -98,7 +98,7 @@ def normal_form(
     number = {v: i for i, v in enumerate(order)}
     ops: list[Op] = []
     constants: list[np.ndarray] = []
-    carries: list[int] = []
+    carries = 0
     for var in order:
         op = builder.ops[var]
         operands = tuple(number[i] for i in op.inputs)
@@ -107,8 +107,7 @@ def normal_form(
             constants.append(builder.constants[params[0]])
             params = (len(constants) - 1,)
         elif op.kind == "carry":
-            carries.append(params[0])
-            params = (len(carries) - 1,)
+            params, carries = (carries,), carries + 1
         ops.append(Op(op.kind, operands, op.shape, params))
     hint_tables = {t for _, t, _ in builder.lookups}
     names = sorted({t for t, _ in kept}, key=lambda t: (-t.rows, t.width, t.digest))
@@ -129,9 +128,10 @@ def normal_form(
         sorted(number[v] for v in zeros),
         [replace(p, var=number[p.var]) for p in inputs],
         [replace(p, var=number[p.var]) for p in outputs],
+        sorted({(number[o.var], o.low, o.high) for o in builder.obligations}),
         {number[v]: n for v, n in builder.notes.items() if v in number},
     )
     unknown = {op.kind for op in ops} - set(RULES)
     if unknown:
         raise TraceError(f"internal: operations without a rule: {unknown}")
-    return program, carries
+    return program, order

@@ -49,9 +49,11 @@ def _encode_port(port: Port) -> list:
 class Program:
     """Variables are numbered by their position in ``ops``; operands come before their uses.
 
-    ``zeros`` lists variables that must vanish everywhere. ``notes`` (not part of the statement)
-    says
-    for a variable where it comes from, for messages.
+    Attributes:
+      zeros: variables that must vanish everywhere.
+      obligations: (variable, low, high): what the meaning of the program rests on, and its
+        relations imply (see ``bounds``).
+      notes: where variables come from, for messages; not part of the statement.
     """
 
     ops: list[Op]
@@ -61,6 +63,7 @@ class Program:
     zeros: list[int]
     inputs: list[Port]
     outputs: list[Port]
+    obligations: list[tuple[int, int, int]] = field(default_factory=list)
     notes: dict[int, str] = field(default_factory=dict)
 
     def shape(self, var: int) -> Shape:
@@ -81,6 +84,7 @@ class Program:
             "zeros": self.zeros,
             "inputs": [_encode_port(p) for p in self.inputs],
             "outputs": [_encode_port(p) for p in self.outputs],
+            "obligations": self.obligations,
         }
         text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
         arrays = [*self.constants, *(c for t in self.tables for c in t.columns)]
@@ -119,12 +123,10 @@ class Program:
         self._check_lookups(values)
         for var in self.zeros:
             if np.any(values[var]):
-                raise ValueRangeError(
-                    f"{self._where(var)}: a relation of the program does not hold"
-                )
+                raise ValueRangeError(f"{self.where(var)}: a relation of the program does not hold")
         return values
 
-    def _where(self, var: int) -> str:
+    def where(self, var: int) -> str:
         return self.notes.get(var, f"variable {var}")
 
     def _check_lookups(self, values: list[np.ndarray]) -> None:
@@ -134,14 +136,14 @@ class Program:
             low, high = int(table.columns[0][0]), int(table.columns[0][-1])
             if key.size and (key.min() < low or key.max() > high):
                 raise ValueRangeError(
-                    f"{self._where(lookup.vars[0])}: value out of range: the check allows "
+                    f"{self.where(lookup.vars[0])}: value out of range: the check allows "
                     f"[{low}, {high}] and saw [{int(key.min())}, {int(key.max())}] (units of the "
                     "last fraction bit, offset included); raise `bits` or lower `fraction` there"
                 )
             for column, var in zip(table.columns[1:], lookup.vars[1:], strict=True):
                 expected = column[(key - low).astype(np.int64)]
                 if not np.array_equal(expected, values[var]):
-                    raise ValueRangeError(f"{self._where(var)}: not the table's value")
+                    raise ValueRangeError(f"{self.where(var)}: not the table's value")
 
     def multiplicities(self, values: list[np.ndarray]) -> list[np.ndarray]:
         """For each table how often each of its rows is looked up, as float64 (rows,)."""

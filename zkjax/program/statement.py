@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zkjax.errors import StatementError
+from zkjax.errors import OverflowBoundError, StatementError
 from zkjax.files import write_atomically
-from zkjax.program.builder import MAX_BOUND
+from zkjax.program.bounds import prove_bounds, undischarged
+from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.ops import RULES, Op
 from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.tables import Table
@@ -31,10 +32,22 @@ class Statement:
 
     program: Program
     plans: dict = field(default_factory=dict)
+    _proven: bool = field(default=False, repr=False)
 
     @property
     def digest(self) -> bytes:
         return self.program.digest
+
+    def require_proven(self) -> None:
+        """OverflowBoundError unless all relations and obligations hold over the integers."""
+        if not self._proven:
+            missing = undischarged(self.program, prove_bounds(self.program))
+            if missing:
+                var, low, high = missing[0]
+                raise OverflowBoundError(
+                    f"variable {var} may leave [{low}, {high}]", self.program.where(var)
+                )
+            self._proven = True
 
     def group_ports(self, ports: list[Port]) -> dict[int, list[Port]]:
         """Sealed ports by commitment number, in order."""
@@ -125,4 +138,8 @@ def _decode_program(raw: bytes) -> Program:
     ports = [[Port(*p) for p in header[key]] for key in ("inputs", "outputs")]
     if not {p.var for p in ports[0] + ports[1]} | set(header["zeros"]) <= set(count):
         raise StatementError("a port is malformed")
-    return Program(ops, constants, tables, lookups, header["zeros"], ports[0], ports[1])
+    obligations = [(int(v), int(low), int(high)) for v, low, high in header["obligations"]]
+    if not {v for v, _, _ in obligations} <= set(count):
+        raise StatementError("an obligation is malformed")
+    zeros = header["zeros"]
+    return Program(ops, constants, tables, lookups, zeros, ports[0], ports[1], obligations)

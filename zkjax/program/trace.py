@@ -12,12 +12,14 @@ import jax
 import numpy as np
 
 from zkjax._compat import x64
-from zkjax.errors import StatementError, TraceError, VerificationError
+from zkjax.errors import OverflowBoundError, StatementError, TraceError, VerificationError
 from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program import rules as _rules  # noqa: F401  (registers the proving rules)
-from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.bounds import prove_bounds, undischarged
+from zkjax.program.builder import Builder
+from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.normal_form import normal_form
-from zkjax.program.program import Port
+from zkjax.program.program import Port, Program
 from zkjax.program.recording import record_carries, without_repeats
 from zkjax.program.statement import Statement
 from zkjax.program.tracing import Sym, Tracer
@@ -238,15 +240,31 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
         sym = tracer.sym(value, aval.shape)
         if sym.fraction:
             raise TraceError(f"output {name or '0'} is an integer with fraction bits")
-        low, high = PUBLIC_RANGES[dtype]
-        if group >= 0 and (b.bounds[sym.var] > high or low == 0):
-            bits = (high - low).bit_length()
-            checked = b.affine([(sym.var, 1)], -low, bound=high - low)
-            b.range_check(checked, bits, None, f"output {name} does not fit {dtype}")
+        if group >= 0:
+            b.rely(sym.var, *DTYPE_RANGES[dtype], f"output {name} does not fit {dtype}", check=True)
         out_ports.append(Port(sym.var, dtype, group, name))
-    program, kept = normal_form(b, ports, out_ports)
+    program, order = _discharged(b, ports, out_ports)
+    kept = [b.ops[v].params[0] for v in order if b.ops[v].kind == "carry"]
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
     return Traced(Statement(program), closed, carries, out_tree, sealed_outputs)
+
+
+def _discharged(b: Builder, inputs: list[Port], outputs: list[Port]) -> tuple[Program, list[int]]:
+    """The normal form, with range checks where nothing else shows what the trace rests on."""
+    while True:
+        program, order = normal_form(b, inputs, outputs)
+        missing = set(undischarged(program, prove_bounds(program)))
+        if not missing:
+            return program, order
+        number = {v: i for i, v in enumerate(order)}
+        for o in b.obligations:
+            place = number[o.var], o.low, o.high
+            if place not in missing:
+                continue
+            if not o.check or (o.var, o.low, o.high) in b.checked:
+                raise OverflowBoundError(o.what, o.where)
+            missing.remove(place)
+            b.discharge_by_check(o)
 
 
 def _output_groups(prefix: Any, out_tree) -> list[int]:

@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import MAX_BOUND, Builder
-from zkjax.program.jaxprs import fold_constants, inner_jaxpr, known_array, source_line
+from zkjax.program.builder import Builder
+from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.jaxprs import (
+    fold_constants,
+    inner_jaxpr,
+    known_array,
+    source_line,
+    used_equations,
+)
 
 MAX_FRACTION = 50
 MAX_EXPONENT = 900  # of the last bit of a value: float64 holds nothing much smaller
@@ -203,7 +210,7 @@ class Tracer:
         for var, value in zip(jaxpr.invars, inputs, strict=True):
             env[var] = value
         outer = self.where
-        for eqn in jaxpr.eqns:
+        for eqn in used_equations(jaxpr):
             self.where = self.builder.where = source_line(eqn) or outer
             outputs = self.equation(eqn, [read(a) for a in eqn.invars])
             for var, value in zip(eqn.outvars, outputs, strict=True):
@@ -250,6 +257,8 @@ class Tracer:
                     "zkjax.fixed.encode(x, fraction=...)",
                     self.where,
                 )
+            if dtype.kind == "b":
+                self.builder.rely(value.var, 0, 1, f"'{name}' gives other numbers than 0 and 1")
             if dtype.kind == "b" and name not in LOGIC | MOVES:
                 raise UnsupportedPrimitiveError(
                     f"'{name}' of booleans cannot be proved; convert them first: "
@@ -265,9 +274,11 @@ class Tracer:
             # type, whose negative does not exist in JAX.
             moved = dtype.kind == "i" and name in MOVES
             wide = self.builder.bounds[value.var] > np.iinfo(dtype).max + moved
+            wraps = (
+                f"'{name}' in {dtype} may wrap around; zkjax.fixed.decode the integers first and "
+                "encode the result"
+            )
             if negative or wide:
-                raise OverflowBoundError(
-                    f"'{name}' in {dtype} may wrap around; zkjax.fixed.decode the "
-                    "integers first and encode the result",
-                    self.where,
-                )
+                raise OverflowBoundError(wraps, self.where)
+            info = np.iinfo(dtype)
+            self.builder.rely(value.var, int(info.min), int(info.max), wraps)

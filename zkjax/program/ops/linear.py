@@ -8,6 +8,7 @@ from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field.scalar import Scalar
+from zkjax.program.intervals import padded, selected, shifted, summed
 from zkjax.program.ops.rule import NotRankOne, Op, Pulled, Shape, Weights, ones, rule, total
 
 
@@ -21,7 +22,7 @@ def _affine_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return pulled
 
 
-@rule("affine", "linear", _affine_pull)
+@rule("affine", "linear", _affine_pull, merges=True)
 def _affine(op: Op, *xs):
     """sum_i c_i x_i + offset; params (coefficients, offset). A coefficient may be 0: then the
     relations of x_i count, its value does not.
@@ -38,7 +39,7 @@ def _affine(op: Op, *xs):
     return result + float(offset) if offset else result
 
 
-@rule("alias", "linear", lambda op, w, one: [(0, w, one)])
+@rule("alias", "linear", lambda op, w, one: [(0, w, one)], selected)
 def _alias(op: Op, x):
     """The operand itself."""
     return x
@@ -51,7 +52,7 @@ def _transpose_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), one)]
 
 
-@rule("transpose", "linear", _transpose_pull)
+@rule("transpose", "linear", _transpose_pull, selected, merges=True)
 def _transpose(op: Op, x):
     return np.transpose(x, op.params[0])
 
@@ -73,7 +74,7 @@ def _broadcast_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), coefficient)]
 
 
-@rule("broadcast", "linear", _broadcast_pull)
+@rule("broadcast", "linear", _broadcast_pull, selected)
 def _broadcast(op: Op, x):
     dims, in_shape = op.params
     shape = [1] * len(op.shape)
@@ -156,7 +157,7 @@ def _reshape_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), coefficient)]
 
 
-@rule("reshape", "linear", _reshape_pull)
+@rule("reshape", "linear", _reshape_pull, selected, merges=True)
 def _reshape(op: Op, x):
     return np.reshape(x, op.shape)
 
@@ -176,7 +177,7 @@ def _slice_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), one)]
 
 
-@rule("slice", "linear", _slice_pull)
+@rule("slice", "linear", _slice_pull, selected)
 def _slice(op: Op, x):
     starts, steps, _ = op.params
     return x[
@@ -199,7 +200,7 @@ def _pad_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, inside, one)]
 
 
-@rule("pad", "linear", _pad_pull)
+@rule("pad", "linear", _pad_pull, padded)
 def _pad(op: Op, x):
     low, step, in_shape = op.params
     out = np.zeros(op.shape)
@@ -217,7 +218,7 @@ def _sum_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), one)]
 
 
-@rule("sum", "linear", _sum_pull)
+@rule("sum", "linear", _sum_pull, summed)
 def _sum(op: Op, x):
     return np.sum(x, axis=op.params[0])
 
@@ -226,7 +227,7 @@ def _reverse_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(v[:, ::-1] if a in op.params[0] else v for a, v in enumerate(w)), one)]
 
 
-@rule("reverse", "linear", _reverse_pull)
+@rule("reverse", "linear", _reverse_pull, selected)
 def _reverse(op: Op, x):
     return np.flip(x, op.params[0])
 
@@ -240,7 +241,7 @@ def _take_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, (*w[:axis], v, *w[axis + 1 :]), one)]
 
 
-@rule("take", "linear", _take_pull)
+@rule("take", "linear", _take_pull, selected)
 def _take(op: Op, x):
     axis, indices, _ = op.params
     return np.take(x, np.array(indices, dtype=np.int64), axis=axis)
@@ -257,7 +258,7 @@ def _shift_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, w[1:], Scalar.from_array(lead[:, 0])), (1, (moved, *w[1:]), one)]
 
 
-@rule("shift", "linear", _shift_pull)
+@rule("shift", "linear", _shift_pull, shifted)
 def _shift(op: Op, init, carry):
     if op.params[0]:
         return np.concatenate([carry[1:], init[None]])

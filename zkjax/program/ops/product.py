@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zkjax.program.intervals import contracted, matched, multiplied
 from zkjax.program.ops.rule import Op, rule
 
 
-@rule("multiply", "product")
+@rule("multiply", "product", interval=multiplied)
 def _multiply(op: Op, x, y):
     return x * y
 
@@ -36,7 +37,7 @@ class ContractAxes:
         )
 
 
-@rule("contract", "product")
+@rule("contract", "product", interval=contracted)
 def _contract(op: Op, x, y):
     """params (batch pairs, summed pairs)."""
     axes = ContractAxes.of(op, x.ndim, y.ndim)
@@ -53,7 +54,7 @@ def _contract(op: Op, x, y):
     return np.matmul(left, right).reshape(op.shape)
 
 
-@rule("onehot", "product")
+@rule("onehot", "product", interval=matched)
 def _onehot(op: Op, *bits):
     """[index == j] on a new last axis of length params[0]; the index is given by its bits, low
     first.

@@ -10,6 +10,7 @@ import numpy as np
 
 from zkjax.field import extension as ext
 from zkjax.field.scalar import Scalar
+from zkjax.program.intervals import Value, selected
 
 Shape = tuple[int, ...]
 Weights = tuple[np.ndarray, ...]
@@ -30,21 +31,37 @@ class Op:
 
 @dataclass(frozen=True)
 class Rule:
-    """What the system knows of one kind of operation."""
+    """What the system knows of one kind of operation.
 
-    cls: str  # "input", "linear", "product" or "advice"
+    Attributes:
+      cls: "input", "linear", "product" or "advice".
+      evaluate: (op, *operands) -> the value.
+      pull: (op, weights, 1) -> the functional of the result as functionals of the operands.
+      interval: (op, operand intervals, shapes, kinds) -> what the result is within.
+      merges: whether a later operation of its kind looks through it, so that it may end as dead
+        code; then it can't own relations.
+    """
+
+    cls: str
     evaluate: Callable[..., np.ndarray] | None = None
     pull: Callable[..., Pulled] | None = None
+    interval: Callable[..., Value] | None = None
+    merges: bool = False
+
+    @property
+    def selects(self) -> bool:
+        """Whether the entries of the result are entries of the operand."""
+        return self.interval is selected
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(kind: str, cls: str, pull=None):
-    """Register the evaluation that follows (and the pull-back) of an operation."""
+def rule(kind: str, cls: str, pull=None, interval=None, merges=False):
+    """Register the evaluation that follows, and whatever else is known of an operation."""
 
     def register(evaluate):
-        RULES[kind] = Rule(cls, evaluate, pull)
+        RULES[kind] = Rule(cls, evaluate, pull, interval, merges)
         return evaluate
 
     return register

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import DTYPE_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.tracing import HINTS, Sym, Tracer, dyadic, primitive
 
 
@@ -94,7 +94,9 @@ def _div(t: Tracer, eqn, x, y):
 
 
 def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
-    """x, with a range check unless its bound already says that it fits the integer type."""
+    """x, which fits the integer type: with a range check now, unless an honest run can't leave it;
+    then ``bounds`` has to show that no run can.
+    """
     b = t.builder
     low, high = DTYPE_RANGES.get(dtype, (0, -1))
     if high < low:
@@ -102,20 +104,23 @@ def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
             f"{dtype} cannot be proved; use integers of at most 32 bits", t.where
         )
     unsigned = unsigned_source and b.bounds[x.var] <= high
-    if unsigned or b.within(x.var, low, high):
-        return x
-    var = b.alias(x.var, low, high)
-    shifted = b.affine([(var, 1)], -low, bound=high - low)
-    note = f"conversion to {dtype} at {t.where}"
-    b.range_check(shifted, (high - low).bit_length(), var, note)
-    return Sym(var, x.fraction)
+    if not unsigned and not b.within(x.var, low, high):
+        x = Sym(b.alias(x.var, low, high), x.fraction)
+        shifted = b.affine([(x.var, 1)], -low, bound=high - low)
+        note = f"conversion to {dtype} at {t.where}"
+        b.range_check(shifted, (high - low).bit_length(), x.var, note)
+    b.rely(x.var, low, high, f"conversion to {dtype}", check=True)
+    return x
 
 
 @primitive("convert_element_type")
 def _convert(t: Tracer, eqn, x):
     old, new = eqn.invars[0].aval.dtype, np.dtype(eqn.params["new_dtype"])
-    if new == np.float64 or new == old or (new == np.int64 and x.fraction == 0):
-        return [x]  # bounds are below 2^52
+    if new == np.float64 or new == old:
+        return [x]
+    if new == np.int64 and x.fraction == 0:
+        t.builder.rely(x.var, -(2**63), 2**63 - 1, "conversion to int64")
+        return [x]
     if new.kind == "b":
         raise UnsupportedPrimitiveError("write x != 0 instead of a conversion to bool", t.where)
     if new.kind in "iu":

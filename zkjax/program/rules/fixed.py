@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError
-from zkjax.program.builder import MAX_BOUND
+from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.rules.contraction import contract
 from zkjax.program.tables import range_table
 from zkjax.program.tracing import Sym, Tracer, primitive
@@ -35,13 +35,15 @@ def _round(t: Tracer, eqn, x):
         if not b.within(y.var, -half, half - 1):
             y = Sym(b.alias(y.var, -half, half - 1), fraction)
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
+        b.rely(y.var, -half, half - 1, f"fixed.round(bits={bits})", check=True)
         return [y]
     if s + bits > FIELD_BITS:
         raise OverflowBoundError(
             f"rounding drops {s} bits and keeps {bits}; together they must not exceed {FIELD_BITS}",
             t.where,
         )
-    y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s)
+    # Named by its bits too: a check of one rounding must not outlive it in another.
+    y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s, key=bits)
     note = f"fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
     rem = b.affine([(x.var, 1), (y, -(1 << s))], 1 << (s - 1), bound=(1 << s) - 1)
@@ -90,7 +92,7 @@ def _divide(t: Tracer, eqn, n, d):
             t.where,
         )
     numerator = b.affine([(n.var, 1 << shift)])
-    y = b.add("divide", [numerator, d.var], b.shape(d.var), 1 << (bits - 1))
+    y = b.add("divide", [numerator, d.var], b.shape(d.var), 1 << (bits - 1), key=bits)
     note = f"fixed.divide(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
     product = b.add(
@@ -128,7 +130,7 @@ def _rsqrt(t: Tracer, eqn, x):
             "or lower `bits`",
             t.where,
         )
-    y = b.add("rsqrt", [x.var], shape, (1 << bits) - 1, k)
+    y = b.add("rsqrt", [x.var], shape, (1 << bits) - 1, k, key=bits)
     note = f"fixed.rsqrt(fraction={fraction}, bits={bits}) at {t.where}"
     b.range_check(y, bits, y, note)
     target = 1 << k
@@ -173,7 +175,7 @@ def _onehot(t: Tracer, eqn, index):
         only = b.alias(b.affine([(index.var, -1)], 1, bound=1 + b.bounds[index.var]))
         b.require_zero(index.var, only)
         return [Sym(b.reshape(only, (*shape, 1)), 0)]
-    bits = [b.add("limb", [index.var], shape, 1, i, 1) for i in range(count)]
+    bits = [b.add("limb", [index.var], shape, 1, i, 1, key=n) for i in range(count)]
     note = f"fixed.onehot(n={n}) at {t.where}"
     terms = [(index.var, 1)] + [(bit, -(1 << i)) for i, bit in enumerate(bits)]
     relation = b.affine(terms, bound=b.bounds[index.var] + (1 << count))
@@ -195,13 +197,13 @@ def _max(t: Tracer, eqn, x):
     n, outer = shape[-1], shape[:-1]
     if n == 1:
         return [Sym(b.reshape(x.var, outer), x.fraction)]
-    m = b.add("max", [x.var], outer, b.bounds[x.var])
+    m = b.add("max", [x.var], outer, b.bounds[x.var], key=bits)
     note = f"fixed.max(bits={bits}) at {t.where}"
     spread = b.broadcast(m, shape, list(range(len(outer))))
     below = b.affine([(spread, 1), (x.var, -1)])
     b.range_check(below, bits, m, note)
     count = (n - 1).bit_length()
-    index = [b.add("argmax_bit", [x.var], outer, 1, i) for i in range(count)]
+    index = [b.add("argmax_bit", [x.var], outer, 1, i, key=bits) for i in range(count)]
     chosen = onehot_of_bits(t, index, n, m, note)
     batch = [(a, a) for a in range(len(outer))]
     last = len(outer)

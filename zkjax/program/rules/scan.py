@@ -13,11 +13,13 @@ from typing import Any
 
 from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError
-from zkjax.program.builder import MAX_BOUND, SELECTIONS, Builder
+from zkjax.program.builder import Builder
+from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.induction import repeated
+from zkjax.program.ops import RULES
 from zkjax.program.tracing import Sym, Tracer, Value, primitive
 
 MAX_ATTEMPTS = 12
-MOVES = {*SELECTIONS, "alias", "pad", "shift"}  # no entry is larger than all of their operands
 
 
 @dataclass
@@ -89,9 +91,9 @@ def _scan(t: Tracer, eqn, *inputs):
 def _settled(t: Tracer, loop: _Loop) -> _Steps:
     """Run the body until its bounds imply that no carry leaves its bound.
 
-    By induction over the steps: while all carries are within their bounds, so is everything in
-    the body. Then a carry stays within its bound if what leaves the body does, or if it leaves
-    with at most a |carry| + c and the bound has room for so many steps of that.
+    These are bounds of an honest run, found as ``induction`` finds the proven ones: a carry stays
+    within its bound if what leaves the body does, or if it leaves with at most a |carry| + c and
+    the bound has room for so many steps of that.
     """
     b, mark = t.builder, t.mark()
     bounds = [b.bounds[s.var] for s in loop.start]
@@ -118,7 +120,7 @@ def _settled(t: Tracer, loop: _Loop) -> _Steps:
             reached = unit * b.bounds[out.var]
             if reached > bounds[i] and attempt:
                 factor, rest = _growth(b, steps.entering[i].var, out.var)
-                factor, rest = _repeated(unit * factor, unit * rest, loop.length)
+                factor, rest = repeated((unit * factor, unit * rest), loop.length)
                 if factor and (grown := factor * b.bounds[s.var] + rest) <= MAX_BOUND:
                     growth[i], reached = (factor, rest), grown
             needed[i] = max(bounds[i], reached)
@@ -153,23 +155,13 @@ def _growth(b: Builder, base: int, last: int) -> tuple[int, int]:
             weighted = [(abs(c), *of(i)) for c, i in zip(op.params[0], op.inputs, strict=True)]
             rest = abs(op.params[1]) + sum(c * r for c, _, r in weighted)
             known[var] = sum(c * a for c, a, _ in weighted), rest
-        elif op.kind in MOVES:
+        elif RULES[op.kind].selects or op.kind in ("pad", "shift"):
             known[var] = max(of(i)[0] for i in op.inputs), max(of(i)[1] for i in op.inputs)
         elif op.kind == "multiply":
             bits = [i for i, operand in enumerate(op.inputs) if b.bounds[operand] <= 1]
             if bits:
                 known[var] = min(of(op.inputs[1 - i]) for i in bits)
     return of(last)
-
-
-def _repeated(factor: int, rest: int, steps: int) -> tuple[int, int]:
-    """(a, c) of x -> factor x + rest, applied so many times, or until it is too large anyway."""
-    a, c = 1, 0
-    for _ in range(steps):
-        if max(a, c) > MAX_BOUND:
-            break
-        a, c = factor * a, factor * c + rest
-    return a, c
 
 
 def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:

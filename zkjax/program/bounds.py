@@ -1,0 +1,466 @@
+"""Proven bounds: every relation of a program, which holds mod p, holds over the integers.
+
+Each variable stands for integers: a committed one for its field elements, read in (-p/2, p/2); a
+virtual one for what its operation gives over the integers. ``prove_bounds`` derives an interval of
+every variable from nothing but the dtypes of public and ranged inputs, the columns of tables, the
+relations of the program and induction over the steps of scans. It shows at each relation e in
+[low, high] mod p that e - t, t in [low, high], can't be a multiple of p other than 0:
+
+    max(e) - low < p,   high - min(e) < p.
+
+So no relation holds because something wrapped around p, and the advice that the relations make
+unique over the integers is unique. What can't be shown is refused. Prover and verifier both run it;
+it knows of no bound that a builder was told. Three steps:
+
+1. Committed variables that relations confine by themselves, as facts in the field.
+2. Everything else in the order of its dependencies. A relation is settled when the last of the
+   values in it is known, and then confines that value further.
+3. What depends on itself, the carries of scans: ``induction``.
+
+The rules for single operations stand in ``intervals`` and beside the operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from zkjax.errors import OverflowBoundError
+from zkjax.field.goldilocks import P
+from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.induction import Growth, Loop, components, kept_axis
+from zkjax.program.intervals import (
+    INTERVALS,
+    Interval,
+    Sums,
+    Value,
+    hull,
+    intersection,
+    limited,
+    magnitude,
+)
+from zkjax.program.ops import RULES
+from zkjax.program.program import Program
+
+HALF = P // 2
+EXACT = 1 << 53  # up to here float64 adds exactly, as both sides do with public values
+FEW = 4  # terms of a relation that are looked at each by itself
+VIEWS = {"alias", "broadcast", "reshape", "reverse", "transpose"}  # that show all of their operand
+
+
+@dataclass
+class Relation:
+    """``sum c_i x_i + offset`` is in [low, high] mod p; the sum is the variable ``var``.
+
+    Attributes:
+      terms: (x_i, c_i), looked at through views.
+      waiting: how many of the terms are not known yet.
+      settled: whether it is shown to hold over the integers.
+    """
+
+    var: int
+    low: int
+    high: int
+    terms: list[tuple[int, int]]
+    offset: int
+    waiting: int = 0
+    settled: bool = False
+
+    def in_field(self, pivot: int, values: Sequence[Value]) -> Value:
+        """An interval of which one number is x mod p, for a term x with coefficient 1 or -1. If x
+        is committed and the interval within (-p/2, p/2), that number is x.
+        """
+        x = self._solved(pivot, values)
+        return x[:2] if x is not None and abs(x[2]) == 1 else None
+
+    def over_integers(self, pivot: int, values: Sequence[Value]) -> Value:
+        """What x is within if the relation holds over the integers."""
+        x = self._solved(pivot, values)
+        return None if x is None else (-(-x[0] // x[2]), x[1] // x[2])
+
+    def _solved(self, pivot: int, values: Sequence[Value]) -> tuple[int, int, int] | None:
+        """(low, high, c), c > 0: c x is within, for the only term of x."""
+        mine = [c for v, c in self.terms if v == pivot]
+        rest = self.sum(values, without=pivot)
+        if len(mine) != 1 or rest is None or not mine[0]:
+            return None
+        low, high = self.low - rest[1], self.high - rest[0]
+        return (low, high, mine[0]) if mine[0] > 0 else (-high, -low, -mine[0])
+
+    def sum(self, values: Sequence[Value], without: int = -1) -> Value:
+        low = high = self.offset
+        for v, c in self.terms:
+            if v == without or not c:
+                continue
+            x = values[v]
+            if x is None:
+                return None
+            low, high = low + min(c * x[0], c * x[1]), high + max(c * x[0], c * x[1])
+        return low, high
+
+    def holds(self, value: Value) -> bool:
+        """Whether e in ``value`` and e = t mod p, t in [low, high], imply e = t."""
+        return value is not None and value[1] - self.low < P and self.high - value[0] < P
+
+
+@dataclass
+class Bounds:
+    """The intervals of a program's variables, and the state of their derivation."""
+
+    program: Program
+    values: list[Value] = field(default_factory=list)
+
+    def __post_init__(self):
+        program = self.program
+        self.ops = program.ops
+        self.values = [None] * len(self.ops)
+        self.atoms = {
+            v
+            for v, op in enumerate(self.ops)
+            if RULES[op.kind].cls == "advice" or op.kind == "input"
+        }
+        self.relations = [self._relation(*r) for r in _relations(program)]
+        self.of_var: dict[int, list[Relation]] = {}
+        self.of_term: dict[int, list[Relation]] = {}
+        for r in self.relations:
+            self.of_var.setdefault(r.var, []).append(r)
+            for v in {v for v, c in r.terms if c}:
+                self.of_term.setdefault(v, []).append(r)
+        self.sums = Sums(
+            self.ops, INTERVALS, self.values.__getitem__, lambda n: (n, n), self.is_bit
+        )
+        # Committed values of which no field fact holds: what defines them. See ``_definitions``.
+        self.definition: dict[int, Relation] = {}
+        self.given = [False] * len(self.ops)
+        # Of loops: what carries are assumed to enter with, and how they grow from their starts.
+        self.assumed: dict[int, Interval] = {}
+        self.growth: dict[int, list[tuple[int, Growth]]] = {}
+        self._visits: list[int] = [0] * len(self.ops)
+        self._clock = 0
+        self._work = 200_000 + 100 * len(self.ops)
+
+    def spend(self, steps: int) -> None:
+        """Count the steps of inductions, so that no program costs more than its size allows."""
+        self._work -= steps
+        if self._work < 0:
+            raise OverflowBoundError("the scans of the program are too many to bound")
+
+    def is_bit(self, var: int) -> bool:
+        x = self.values[var]
+        return x is not None and x[0] >= 0 and x[1] <= 1
+
+    # Step 1 -----------------------------------------------------------------------------------
+
+    def peeled(self, var: int) -> tuple[int, int, int]:
+        """(base, c, offset): the variable is a view of c base + offset."""
+        c, offset = 1, 0
+        while True:
+            op = self.ops[var]
+            if op.kind == "affine" and len(op.inputs) == 1:
+                offset, c = offset + c * op.params[1], c * op.params[0][0]
+            elif op.kind not in VIEWS:
+                return var, c, offset
+            var = op.inputs[0]
+
+    def _relation(self, var: int, low: int, high: int) -> Relation:
+        op, terms, offset = self.ops[var], [], 0
+        pairs: Iterable = [(var, 1)]
+        if op.kind == "affine":
+            pairs, offset = zip(op.inputs, op.params[0], strict=True), op.params[1]
+        for v, c in pairs:
+            base, k, added = self.peeled(v)
+            terms.append((base, c * k))
+            offset += c * added
+        return Relation(var, low, high, terms, offset)
+
+    def _field_facts(self) -> None:
+        """Inputs that are checked elsewhere, and committed variables alone in a relation."""
+        known = self.values
+        for port in self.program.inputs:
+            if port.ranged or not port.sealed:
+                known[port.var] = DTYPE_RANGES[port.dtype]
+        pieces: dict[int, list[tuple[int, Interval]]] = {}
+        for r in self.relations:
+            bases = {v for v, c in r.terms if c}
+            r.waiting = sum(known[v] is None for v in bases)
+        ready = [r for r in self.relations if r.waiting == 1]
+        while ready:
+            r = ready.pop()
+            unknown = {v for v, c in r.terms if c and known[v] is None}
+            if len(unknown) != 1:
+                continue
+            (var,) = unknown
+            fact = _centred(r.in_field(var, known))
+            if fact is None:
+                continue
+            op = self.ops[var]
+            if var in self.atoms:
+                solved = [(var, fact)]
+            elif op.kind == "slice" and op.inputs[0] in self.atoms and known[op.inputs[0]] is None:
+                pieces.setdefault(op.inputs[0], []).append((var, fact))
+                solved = self._joined(op.inputs[0], pieces[op.inputs[0]])
+            else:
+                continue
+            for v, value in solved:
+                known[v] = value
+                for other in self.of_term.get(v, ()):
+                    other.waiting -= 1
+                    if other.waiting == 1:
+                        ready.append(other)
+
+    def _joined(self, var: int, pieces: list[tuple[int, Interval]]) -> list[tuple[int, Interval]]:
+        """The hull of what slices of a variable are within, once they cover it like a grid."""
+        shape = self.ops[var].shape
+        boxes = set()
+        for piece, _ in pieces:
+            starts, steps, _ = self.ops[piece].params
+            if any(s != 1 for s in steps):
+                return []
+            boxes.add(tuple(zip(starts, self.ops[piece].shape, strict=True)))
+        spans = [sorted({box[axis] for box in boxes}) for axis in range(len(shape))]
+        count = 1
+        for axis, n in enumerate(shape):
+            ends = [0, *(start + size for start, size in spans[axis])]
+            if [start for start, _ in spans[axis]] != ends[:-1] or ends[-1] != n:
+                return []
+            count *= len(spans[axis])
+        if len(boxes) != count:  # each is one of the grid's cells
+            return []
+        value = pieces[0][1]
+        for _, other in pieces[1:]:
+            value = hull(value, other)
+        return [(var, value)]
+
+    # Step 2 -----------------------------------------------------------------------------------
+
+    def derive(self) -> None:
+        """All intervals. Raises OverflowBoundError at a relation that might wrap."""
+        self._field_facts()
+        self.given = [x is not None for x in self.values]
+        self.definition = self._definitions()
+        for r in self.relations:
+            unknown = {v for v, c in r.terms if c and not self.given[v]}
+            r.waiting = len(unknown)
+            if not unknown:
+                r.settled = r.holds(r.sum(self.values))
+                self._confine(r)
+        self.order(range(len(self.ops)), self.dependencies)
+        for r in self.relations:
+            if not r.settled:
+                self.refuse(r)
+
+    def _confine(self, r: Relation) -> None:
+        """What a settled relation says of committed variables that were confined before."""
+        for v, _ in r.terms[:FEW] if r.settled else ():
+            self.values[v] = intersection(self.values[v], r.over_integers(v, self.values))
+
+    def dependencies(self, var: int) -> Iterable[int]:
+        """What has to be known before a variable."""
+        if self.given[var]:
+            return ()
+        if var in self.atoms:
+            return [v for v in self._operands(var) if self.peeled(v)[0] != var]
+        return self.ops[var].inputs
+
+    def _operands(self, atom: int) -> Sequence[int]:
+        """The terms, not looked through, of the relation that defines a committed variable."""
+        r = self.definition.get(atom)
+        if r is None:
+            return ()
+        op = self.ops[r.var]
+        return op.inputs if op.kind == "affine" else (r.var,)
+
+    def axis_of_atom(self, atom: int, axis: int) -> int | None:
+        """The axis of a committed variable that lies at ``axis`` of the relation defining it."""
+        views = [v for v in self._operands(atom) if self.peeled(v)[0] == atom]
+        if len(views) != 1:
+            return None
+        view, chain = views[0], []
+        while view != atom:
+            chain.append(view)
+            view = self.ops[view].inputs[0]
+        for candidate in range(len(self.ops[atom].shape)):
+            reached: int | None = candidate
+            for v in reversed(chain):
+                if reached is not None:
+                    shapes = [self.ops[i].shape for i in self.ops[v].inputs]
+                    reached = kept_axis(self.ops[v], 0, reached, shapes)
+            if reached == axis:
+                return candidate
+        return None
+
+    def growth_of_atom(self, atom: int, sums: Sums) -> Value:
+        """The growth of a committed variable: that of what its relation equals it to, plus what the
+        relation leaves open.
+        """
+        r = self.definition[atom]
+        low = max(abs(r.low), abs(r.high)) + abs(r.offset)
+        total = (0, low)
+        for v, c in r.terms:
+            if v != atom and c:
+                x = sums.value(v)
+                if x is None:
+                    return None
+                total = total[0] + abs(c) * x[0], total[1] + abs(c) * x[1]
+        return total
+
+    def _definitions(self) -> dict[int, Relation]:
+        """For committed variables that no field fact confines the relation that does: the first
+        with values known before them, or one that ties a carry to its step.
+        """
+        found: dict[int, Relation] = {}
+        for r in self.relations:
+            for v, c in r.terms:
+                if v not in self.atoms or self.given[v] or abs(c) != 1:
+                    continue
+                before = all(u < v or self.given[u] for u, k in r.terms if k and u != v)
+                carried = self.ops[v].kind == "carry" and r.low == r.high == 0
+                if (before or carried) and v not in found:
+                    found[v] = r
+        return found
+
+    def order(self, variables: Iterable[int], dependencies) -> None:
+        """Visit variables in the order of their dependencies; loops by induction."""
+        for component in components(variables, dependencies):
+            self.spend(len(component))
+            if len(component) == 1 and component[0] not in dependencies(component[0]):
+                self.visit(component[0])
+            else:
+                Loop(self, component, dependencies).solve()
+
+    def visit(self, var: int) -> None:
+        """The interval of a variable whose dependencies are known, and relations it completes."""
+        self._clock += 1
+        self._visits[var] = self._clock
+        if not self.given[var]:
+            self.values[var] = self.forward(var)
+        for r in () if self.given[var] else self.of_term.get(var, ()):
+            r.waiting -= 1
+            if r.waiting:
+                continue
+            # A committed value is what the relation makes it; with others nothing may wrap.
+            fact = _centred(r.in_field(var, self.values)) if var in self.atoms else None
+            if fact is None and r.holds(r.sum(self.values)):
+                fact, r.settled = r.over_integers(var, self.values), True
+            if fact is not None:
+                self.values[var], r.settled = intersection(fact, self.values[var]), True
+        for r in self.of_var.get(var, ()):
+            # The sum itself may be known better than its terms, as where bits choose.
+            if not r.settled and r.holds(self.values[var]):
+                r.settled = True
+            if r.settled:
+                self.values[var] = intersection(self.values[var], (r.low, r.high))
+
+    def forward(self, var: int) -> Value:
+        """What an operation gives for operands in their intervals."""
+        op = self.ops[var]
+        if op.kind == "constant":
+            values = self.program.constants[op.params[0]]
+            return int(values.min()), int(values.max())
+        if op.kind == "affine":
+            return self.sums.affine(op)
+        transfer = RULES[op.kind].interval
+        operands = [self.values[i] for i in op.inputs]
+        if op.kind == "shift" and op.inputs[1] in self.assumed:
+            operands[1] = self.assumed[op.inputs[1]]
+        if transfer is None or any(x is None for x in operands):
+            return None
+        shapes = [self.ops[i].shape for i in op.inputs]
+        return limited(transfer(op, operands, shapes, [self.ops[i].kind for i in op.inputs]))
+
+    # What loops need -----------------------------------------------------------------------------
+
+    def visited(self, component: Iterable[int]) -> list[int]:
+        """Variables in the order of their last visits."""
+        return sorted(component, key=self._visits.__getitem__)
+
+    def state_of(self, component: Iterable[int]) -> list[tuple[Relation, int, bool]]:
+        """Where the relations about some variables stand, to go back there."""
+        touched = {}
+        for v in component:
+            for r in (*self.of_term.get(v, ()), *self.of_var.get(v, ())):
+                touched[id(r)] = r
+        return [(r, r.waiting, r.settled) for r in touched.values()]
+
+    def restore(self, state: list[tuple[Relation, int, bool]]) -> None:
+        for r, waiting, settled in state:
+            r.waiting, r.settled = waiting, settled
+
+    def refuse(self, r: Relation) -> None:
+        value = self.values[r.var]
+        size = "without a bound"
+        if value is not None:
+            size = f"of up to {magnitude(value).bit_length()} bits"
+        raise OverflowBoundError(
+            f"a relation of this line may wrap around the field: it is about a value {size}; round "
+            "its operands to fewer bits with zkjax.fixed.round",
+            self.program.where(r.var),
+        )
+
+
+def _centred(x: Value) -> Value:
+    """An interval of representatives mod p, if it holds no two of one element nor one too large."""
+    return x if x is not None and x[0] <= x[1] and x[0] >= -HALF and x[1] <= HALF else None
+
+
+def _relations(program: Program) -> Iterable[tuple[int, int, int]]:
+    """(variable, low, high) of all lookups, column by column, and zeros."""
+    for lookup in program.lookups:
+        for var, column in zip(lookup.vars, program.tables[lookup.table].columns, strict=True):
+            yield var, int(column.min()), int(column.max())
+    for var in program.zeros:
+        yield var, 0, 0
+
+
+def undischarged(program: Program, values: Sequence[Value]) -> list[tuple[int, int, int]]:
+    """The obligations, also to sealed outputs to fit their types, that intervals don't imply."""
+    sealed = [(p.var, *DTYPE_RANGES[p.dtype]) for p in program.outputs if p.sealed]
+    return [
+        (var, low, high)
+        for var, low, high in [*program.obligations, *sealed]
+        if values[var] is None or values[var][0] < low or values[var][1] > high
+    ]
+
+
+def prove_bounds(program: Program) -> list[Value]:
+    """The intervals of all variables.
+
+    Raises:
+      OverflowBoundError: something that relations, outputs or public values rest on can't be shown.
+    """
+    bounds = Bounds(program)
+    bounds.derive()
+    values = bounds.values
+
+    def require(condition: bool, what: str, var: int) -> None:
+        if not condition:
+            raise OverflowBoundError(what, program.where(var))
+
+    for port in program.inputs:
+        low, high = DTYPE_RANGES[port.dtype]
+        x = values[port.var]
+        inside = x is not None and low <= x[0] <= x[1] <= high
+        require(inside, f"input {port.name} is not confined to {port.dtype}", port.var)
+    for port in program.outputs:
+        low, high = PUBLIC_RANGES[port.dtype]
+        x = values[port.var]
+        fits = x is not None and x[1] - low < P and high - x[0] < P
+        require(fits, f"output {port.name or '0'} may wrap around the field", port.var)
+    _require_exact(program, values, require)
+    return values
+
+
+def _require_exact(program: Program, values: Sequence[Value], require) -> None:
+    """Linear functions of public values are evaluated in float64 by both sides."""
+    public = {p.var for p in program.inputs if not p.sealed}
+    for var, op in enumerate(program.ops):
+        linear = RULES[op.kind].cls == "linear" and all(i in public for i in op.inputs)
+        if op.kind != "constant" and not linear and var not in public:
+            continue
+        public.add(var)
+        total = magnitude(values[var]) if values[var] else EXACT
+        if op.kind == "affine":
+            total = abs(op.params[1])
+            for i, c in zip(op.inputs, op.params[0], strict=True):
+                total += abs(c) * (magnitude(values[i]) if values[i] else EXACT)
+        require(total < EXACT, "a public value is larger than fixed point holds", var)

@@ -1,0 +1,249 @@
+"""Interval arithmetic for operations: from what the operands are within to what the result is.
+
+An interval (low, high) holds exact Python integers; None stands for "anything". The same sums are
+needed for growth, (a, c) with |value| <= a |base| + c, so they are written over a ``Domain``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zkjax.program.ops import Op, Shape
+
+Interval = tuple[int, int]
+Value = tuple[int, int] | None
+
+LARGEST = 1 << 256  # whatever may exceed this is as good as unbounded
+SPLITS = 3  # bits of one sum that are told apart
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How values of a kind are scaled and joined; all are pairs of integers that add up.
+
+    Attributes:
+      scale: (c, value) -> c times the value.
+      hull: the least value that stands for either of two.
+    """
+
+    scale: Callable[[int, tuple[int, int]], tuple[int, int]]
+    hull: Callable[[tuple[int, int], tuple[int, int]], tuple[int, int]]
+
+
+def _scaled(c: int, x: Interval) -> Interval:
+    return (c * x[0], c * x[1]) if c >= 0 else (c * x[1], c * x[0])
+
+
+def hull(x: Interval, y: Interval) -> Interval:
+    return min(x[0], y[0]), max(x[1], y[1])
+
+
+INTERVALS = Domain(_scaled, hull)
+GROWTH = Domain(
+    lambda c, x: (abs(c) * x[0], abs(c) * x[1]), lambda x, y: (max(x[0], y[0]), max(x[1], y[1]))
+)
+
+
+def intersection(x: Value, y: Value) -> Value:
+    """What is within both; an empty one (no value satisfies both) is as good as x."""
+    if x is None or y is None:
+        return x if y is None else y
+    both = max(x[0], y[0]), min(x[1], y[1])
+    return both if both[0] <= both[1] else x
+
+
+def product(x: Interval, y: Interval) -> Interval:
+    corners = [a * b for a in x for b in y]
+    return min(corners), max(corners)
+
+
+def magnitude(x: Interval) -> int:
+    return max(abs(x[0]), abs(x[1]))
+
+
+def limited(x: Value) -> Value:
+    return None if x is None or magnitude(x) > LARGEST else x
+
+
+class Sums:
+    """Values of ``affine`` operations, over any domain.
+
+    Attributes:
+      ops: the operations, by variable.
+      value: var -> its value in the domain, or None.
+      constant: the value of a known integer.
+      is_bit: whether a variable is known to be 0 or 1.
+    """
+
+    def __init__(
+        self,
+        ops: Sequence[Op],
+        domain: Domain,
+        value: Callable[[int], Value],
+        constant: Callable[[int], tuple[int, int]],
+        is_bit: Callable[[int], bool],
+    ):
+        self._ops, self._domain = ops, domain
+        self.value, self._constant, self._is_bit = value, constant, is_bit
+
+    def affine(self, op: Op) -> Value:
+        """Of sum c_i x_i + offset: the plain sum, or the better of it and the hull over the values
+        of bits that multiply something (a choice z + b (y - z) is within the hull of y and z).
+        """
+        coefficients, offset = op.params
+        terms = dict(zip(op.inputs, coefficients, strict=True))
+        plain = self._plain(terms, offset)
+        cases = self._cases(terms, offset, SPLITS)
+        if plain is None or cases is None:
+            return plain if cases is None else cases
+        if self._domain is INTERVALS:
+            return intersection(plain, cases)
+        return min(plain, cases)
+
+    def _cases(self, terms: dict[int, int], offset: int, depth: int) -> Value:
+        found = self._bit_product(terms) if depth else None
+        if found is None:
+            return self._plain(terms, offset)
+        product, bit, other = found
+        c = terms[product]
+        inner, pairs, gained = self._ops[other], [(other, 1)], 0
+        if inner.kind == "affine":
+            pairs, gained = list(zip(inner.inputs, inner.params[0], strict=True)), inner.params[1]
+        result: Value = None
+        for choice in (0, 1):
+            taken, total = dict(terms), offset + choice * c * gained
+            del taken[product]
+            for v, k in pairs:
+                taken[v] = taken.get(v, 0) + choice * c * k
+            for v, known in self._implied(bit, choice):
+                total += taken.pop(v, 0) * known
+            case = self._cases(taken, total, depth - 1)
+            if case is None:
+                return None
+            result = case if result is None else self._domain.hull(result, case)
+        return result
+
+    def _implied(self, bit: int, choice: int) -> list[tuple[int, int]]:
+        """Variables that a bit's value fixes: itself, and x where the bit is c x + offset."""
+        op = self._ops[bit]
+        if op.kind == "affine" and len(op.inputs) == 1 and abs(op.params[0][0]) == 1:
+            return [(bit, choice), (op.inputs[0], op.params[0][0] * (choice - op.params[1]))]
+        return [(bit, choice)]
+
+    def _bit_product(self, terms: dict[int, int]) -> tuple[int, int, int] | None:
+        """(product, bit, other factor) of a term that is a bit times something."""
+        for var, c in terms.items():
+            if c and self._ops[var].kind == "multiply":
+                x, y = self._ops[var].inputs
+                bits = [(a, b) for a, b in ((x, y), (y, x)) if self._is_bit(a)]
+                # Best is one that occurs beside the product too.
+                bits.sort(
+                    key=lambda pair: all(v not in terms for v, _ in self._implied(pair[0], 0))
+                )
+                if bits:
+                    return var, *bits[0]
+        return None
+
+    def _plain(self, terms: dict[int, int], offset: int) -> Value:
+        low, high = self._constant(offset)
+        pads = []
+        for var, c in terms.items():
+            if not c:
+                continue
+            value = self.value(var)
+            if value is None:
+                return None
+            if self._ops[var].kind == "pad":
+                pads.append((var, c))
+                continue
+            x = self._domain.scale(c, value)
+            low, high = low + x[0], high + x[1]
+        if not pads:
+            return limited((low, high))
+        rank = len(self._ops[pads[0][0]].shape)
+        best: Value = None
+        for axis in range(rank):
+            x = self._along(axis, pads)
+            total = low + x[0], high + x[1]
+            if best is None:
+                best = total
+            elif self._domain is INTERVALS:
+                best = intersection(best, total)
+            else:
+                best = min(best, total)
+        return limited(best)
+
+    def _along(self, axis: int, pads: list[tuple[int, int]]) -> tuple[int, int]:
+        """Of a sum of padded tensors: the hull over the stretches of an axis, on each of which
+        only some of them are other than zero.
+        """
+        events: dict[int, tuple[int, int]] = {0: (0, 0)}
+        rank = len(self._ops[pads[0][0]].shape)
+        length = self._ops[pads[0][0]].shape[axis]
+        for var, c in pads:
+            op = self._ops[var]
+            low, step, inside = op.params
+            # Zero elsewhere along this axis, but along others, or in gaps, also in its stretch.
+            others = [a for a in range(rank) if a != axis and op.shape[a] != inside[a]]
+            whole = step[axis] == 1 and not others
+            x = self._domain.scale(c, self.value(op.inputs[0] if whole else var))
+            start, stop = low[axis], low[axis] + step[axis] * (inside[axis] - 1) + 1
+            for place, sign in ((start, 1), (stop, -1)):
+                if place < length:
+                    before = events.get(place, (0, 0))
+                    events[place] = before[0] + sign * x[0], before[1] + sign * x[1]
+        running, result = (0, 0), None
+        for place in sorted(events):
+            change = events[place]
+            running = running[0] + change[0], running[1] + change[1]
+            result = running if result is None else self._domain.hull(result, running)
+        return result
+
+
+def selected(op: Op, operands: Sequence[Interval], shapes, kinds) -> Interval:
+    """Entries of the result are entries of the operand."""
+    return operands[0]
+
+
+def padded(op: Op, operands: Sequence[Interval], shapes, kinds) -> Interval:
+    return hull(operands[0], (0, 0))
+
+
+def shifted(op: Op, operands: Sequence[Interval], shapes, kinds) -> Interval:
+    return hull(*operands)
+
+
+def summed(op: Op, operands: Sequence[Interval], shapes: Sequence[Shape], kinds) -> Interval:
+    count = 1
+    for axis in op.params[0]:
+        count *= shapes[0][axis]
+    return count * operands[0][0], count * operands[0][1]
+
+
+def multiplied(op: Op, operands: Sequence[Interval], shapes, kinds) -> Interval:
+    low, high = product(*operands)
+    return (max(0, low) if op.inputs[0] == op.inputs[1] else low), high
+
+
+def matched(op: Op, operands: Sequence[Interval], shapes, kinds) -> Value:
+    """A onehot matrix, if what gives the index are bits."""
+    return (0, 1) if all(x[0] >= 0 and x[1] <= 1 for x in operands) else None
+
+
+def contracted(
+    op: Op, operands: Sequence[Interval], shapes: Sequence[Shape], kinds: Sequence[str]
+) -> Interval:
+    """A sum of products; of a row of a onehot matrix at most one entry is 1."""
+    count = 1
+    for axis, _ in op.params[1]:
+        count *= shapes[0][axis]
+    for side in (0, 1):
+        last = len(shapes[side]) - 1
+        if kinds[side] == "onehot" and any(pair[side] == last for pair in op.params[1]):
+            count //= shapes[side][last]
+            break
+    low, high = hull(product(*operands), (0, 0)) if "onehot" in kinds else product(*operands)
+    return count * low, count * high
