@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from zkjax.program.statement import Statement
     from zkjax.program.trace import Private, trace
     from zkjax.proof import Claims, Commitment, Proof
-    from zkjax.prove import provable, prove
+    from zkjax.provable import provable
+    from zkjax.prove import prove
     from zkjax.seal import Sealed, seal
     from zkjax.verify import verify
 
@@ -34,7 +35,7 @@ _HOMES = {
     "enable_kernel_cache": "zkjax._compat",
     "VerificationError": "zkjax.errors",
     "ZkjaxError": "zkjax.errors",
-    "provable": "zkjax.prove",
+    "provable": "zkjax.provable",
     "prove": "zkjax.prove",
     "seal": "zkjax.seal",
     "trace": "zkjax.program.trace",

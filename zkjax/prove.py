@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from zkjax._callable import make_callable
-from zkjax._compat import x64
 from zkjax.argument import kernels, opening_prover
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.opening import MASK_ROWS, Member
@@ -277,24 +276,6 @@ def _prove(
         "operations": len(program.ops),
     }
     return transcript.proof, report
-
-
-def provable(fn: Callable) -> Callable:
-    """Run a provable function as ordinary JAX: the 64-bit scope and ``jax.jit``.
-
-    ``Sealed`` arguments are opened locally. Usable as a decorator; ``prove(provable(fn))`` works.
-    """
-    jitted = jax.jit(fn)
-
-    def run(*args):
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(args)):
-            return fn(*args)
-        with x64():
-            return jitted(*(a.tree if isinstance(a, Sealed) else a for a in args))
-
-    run.__name__ = getattr(fn, "__name__", "provable")
-    run.__wrapped__ = fn  # type: ignore[attr-defined]
-    return run
 
 
 make_callable(__name__)

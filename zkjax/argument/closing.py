@@ -16,6 +16,7 @@ from zkjax.argument.layout import Layout, Slot, axis_logs, padded_log
 from zkjax.argument.party import Functional, Party
 from zkjax.argument.sumcheck import idle_factor, point_array, sumcheck
 from zkjax.argument.tensor_claims import DenseMatrix, Job, TensorRounds, split_axes
+from zkjax.argument.vectors import Vectors
 from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field.multilinear import Point, eq_vector
@@ -63,7 +64,7 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
     provers = []
     if all(t.values is not None for t in tableaux):
         jobs = [
-            _job(key, slot, tableaux[i], claims, kappa)
+            _job(key, slot, tableaux[i], claims, party.vectors, kappa)
             for key, (i, slot) in enumerate(slots)
             if _claimed(slot, tableaux[i], claims)
         ]
@@ -77,7 +78,7 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
         if not _claimed(slot, tableau, claims):
             continue
         local = at.last(slot.log)
-        share = _slot_weight(slot, tableau, claims, local, inner)
+        share = _slot_weight(slot, tableau, claims, local, inner, party.vectors)
         share = share * idle_factor(point, slot.log, kappa)
         high = slot.log - tableau.layout.code.log_row
         rows = eq_vector(local.coordinates[:, :high], slot.rows)
@@ -101,7 +102,7 @@ def _is_single(slot: Slot, tableau: Committed) -> bool:
 
 
 def _slot_weight(
-    slot: Slot, tableau: Committed, claims: Claims, local: Point, cache: dict
+    slot: Slot, tableau: Committed, claims: Claims, local: Point, cache: dict, vectors: Vectors
 ) -> Scalar:
     """The combined weight function of a slot at its point: sum_j c_j prod_axis <w, eq>."""
     kappa = local.coordinates.shape[0]
@@ -114,7 +115,7 @@ def _slot_weight(
         for c, weights in claims.get(tableau.tensors[index], ()):
             value = c * place
             for w, eq in zip(weights, eqs, strict=True):
-                key = (id(w), id(eq))
+                key = vectors.name(w), vectors.name(eq)
                 if key not in cache:
                     cache[key] = Scalar.from_array(ext.dot(w, eq))
                 value = value * cache[key]
@@ -132,7 +133,9 @@ def eq_vector_at(point: np.ndarray, index: int) -> Scalar:
     return result
 
 
-def _job(key: int, slot: Slot, tableau: Committed, claims: Claims, kappa: int) -> Job:
+def _job(
+    key: int, slot: Slot, tableau: Committed, claims: Claims, vectors: Vectors, kappa: int
+) -> Job:
     values = tableau.layout.slot_values(slot, tableau.values)
     bound = int(np.abs(values).max(initial=0))
     if _is_single(slot, tableau):
@@ -145,7 +148,7 @@ def _job(key: int, slot: Slot, tableau: Committed, claims: Claims, kappa: int) -
         jobs = []
         for c, weights in mine:
             padded = [dense.pad_to(w, 1 << g) for w, g in zip(weights, logs, strict=True)]
-            low_key = tuple(map(id, weights[split:]))
+            low_key = vectors.names(weights[split:])
             low = lows.setdefault(low_key, dense.kron(padded[split:], kappa))
             jobs.append((c, dense.kron(padded[:split], kappa), low))
         high_log = slot.log - low_log

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from zkjax.argument.transcript import ProverTranscript, Transcript, VerifierTranscript
+from zkjax.argument.vectors import Vectors
 from zkjax.field.scalar import Scalar, stack
 
 Weights = tuple  # one (kappa, n_axis) array per axis of a tensor: a rank-one functional
@@ -122,6 +123,7 @@ class Party:
         self.singles = 0
         self.triples = 0
         self.messages = 0
+        self.vectors = Vectors()
         self._functionals: dict[tuple, Expression] = {}
 
     # Messages -------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ class Party:
 
     def functional(self, tensor: int, weights: Weights) -> Expression:
         """<weights, tensor> for a committed tensor, as a leaf; equal functionals share one leaf."""
-        key = (tensor, *(id(w) for w in weights))
+        key = tensor, self.vectors.names(weights)
         if key not in self._functionals:
             leaf = Functional(tensor, weights)
             value = self._functional_value(leaf)

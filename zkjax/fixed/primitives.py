@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -115,3 +116,64 @@ def _max(x, *, bits):
 
 
 max_p = define("zk_max", _max, lambda a, p: [a[0].shape[:-1]], _elementwise_batch)
+
+
+# Ranges -------------------------------------------------------------------------------------
+# For each primitive what has to stay in a range for a proof to exist, as
+# (operands, outputs, params) -> [(integers, low, high, size of their unit, what it is), ...].
+# The range of ``max`` is in units that only tracing finds out.
+
+
+def _round_limits(xs, ys, p):
+    half, unit = 1 << (p["bits"] - 1), 2.0 ** -p["fraction"]
+    what = f"fixed.round(fraction={p['fraction']}, bits={p['bits']})"
+    return [(ys[0] / unit, -half, half - 1, unit, what)]
+
+
+def _lookup_limits(xs, ys, p):
+    keys, unit = p["table"].columns[0], 2.0 ** -p["in_fraction"]
+    return [(xs[0] / unit, int(keys[0]), int(keys[-1]), unit, f"table {p['table'].name!r}")]
+
+
+def _divide_limits(xs, ys, p):
+    half, unit = 1 << (p["bits"] - 1), 2.0 ** -p["fraction"]
+    what = f"fixed.divide(fraction={p['fraction']}, bits={p['bits']})"
+    positive = (xs[1] > 0).astype(jnp.float64)
+    return [
+        (positive, 1, 1, 1.0, f"{what}, whether the denominator is positive,"),
+        (ys[0] / unit, -half, half - 1, unit, what),
+    ]
+
+
+def _rsqrt_limits(xs, ys, p):
+    unit = 2.0 ** -p["fraction"]
+    what = f"fixed.rsqrt(fraction={p['fraction']}, bits={p['bits']})"
+    positive = (xs[0] > 0).astype(jnp.float64)
+    return [
+        (positive, 1, 1, 1.0, f"{what}, whether the argument is positive,"),
+        (ys[0] / unit, 0, (1 << p["bits"]) - 1, unit, what),
+    ]
+
+
+def _onehot_limits(xs, ys, p):
+    return [
+        (xs[0].astype(jnp.float64), 0, p["n"] - 1, 1.0, f"the index of fixed.onehot(n={p['n']})")
+    ]
+
+
+def _conversion_limits(xs, ys, p):
+    new, old = np.dtype(p["new_dtype"]), np.dtype(xs[0].dtype)
+    if new.kind not in "iu" or (old.kind in "iub" and np.can_cast(old, new)):
+        return []
+    info = np.iinfo(new)
+    return [(xs[0].astype(jnp.float64), int(info.min), int(info.max), 1.0, f"conversion to {new}")]
+
+
+LIMITS: dict[str, Callable] = {
+    "zk_round": _round_limits,
+    "zk_lookup": _lookup_limits,
+    "zk_divide": _divide_limits,
+    "zk_rsqrt": _rsqrt_limits,
+    "zk_onehot": _onehot_limits,
+    "convert_element_type": _conversion_limits,
+}

@@ -21,6 +21,7 @@ from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table, range_table
 
 SPLIT_LOOKUPS = 2**16
+MOST_TERMS = 16  # of nested sums that become one
 
 
 def _hash(*parts) -> bytes:
@@ -91,7 +92,7 @@ class Builder:
     def mark(self) -> tuple:
         """A point to roll back to."""
         lists = self.ops, self.constants, self.lookups, self.zeros, self.obligations
-        return *map(len, lists), list(self.bounds), dict(self.intervals)
+        return *(len(x) for x in lists), list(self.bounds), dict(self.intervals)
 
     def rollback(self, mark: tuple) -> None:
         """Forget everything added since ``mark``, and what it said about earlier variables."""
@@ -191,7 +192,14 @@ class Builder:
 
         shape = self.shape(terms[0][0])
         nested_bound = abs(offset) + sum(abs(c) * self.bounds[var] for var, c in terms)
-        offset = offset + sum(collect(var, c) for var, c in terms)
+        flat = offset + sum(collect(var, c) for var, c in terms)
+        if len(merged) > max(MOST_TERMS, len(terms)):
+            # A chain of sums stays one, or its terms would be as many as the square of its length.
+            merged.clear()
+            for var, c in terms:
+                merged[var] = merged.get(var, 0) + c
+        else:
+            offset = flat
         kept = [(v, c) for v, c in merged.items() if c or self.advised[v]]
         kept.sort(key=lambda t: self.hashes[t[0]])
         if not kept:

@@ -26,7 +26,8 @@ def onehot_job(resolver: Resolver, var: int, op: Op, weighted, value: Scalar) ->
     index = np.argmax(resolver.witness.values[var], axis=-1)
     claims, lows = [], {}
     for weights, c in weighted:
-        last = lows.setdefault(id(weights[-1]), dense.pad_to(weights[-1], 1 << low))
+        name = resolver.party.vectors.name(weights[-1])
+        last = lows.setdefault(name, dense.pad_to(weights[-1], 1 << low))
         claims.append((c, padded_kron(weights[:-1], high_logs, resolver.one), last))
     matrix = OnehotMatrix(index, high_logs, low)
     return Job(var, sum(high_logs), low, matrix, claims, value)

@@ -1,7 +1,7 @@
-"""Claims on products, reduced to claims on their factors by sumchecks.
+"""Claims on products, and claims that meet, reduced to claims on operands by sumchecks.
 
-A product can only be reduced when all claims on it are known. Products of equal depth, counted from
-the results, are therefore reduced together, in one sumcheck a depth.
+A variable can only be reduced when all claims on it are known. Those of equal level, counted from
+the results, are therefore reduced together, in one sumcheck a level.
 """
 
 from __future__ import annotations
@@ -23,20 +23,8 @@ from zkjax.field.multilinear import Point
 from zkjax.field.scalar import Scalar
 from zkjax.program.functionals import inner_product, ones, padded_kron, table_sum
 from zkjax.program.onehot import onehot_job, reduce_onehot
-from zkjax.program.ops import RULES, ContractAxes, Op
-from zkjax.program.program import Program
-from zkjax.program.resolver import Resolver
-
-
-def product_levels(program: Program) -> dict[int, int]:
-    """For every variable the number of product reductions a claim on it may have to wait for."""
-    level = [0] * len(program.ops)
-    for var in reversed(range(len(program.ops))):
-        op = program.ops[var]
-        step = 1 if RULES[op.kind].cls == "product" or op.kind == "reshape" else 0
-        for i in op.inputs:
-            level[i] = max(level[i], level[var] + step)
-    return dict(enumerate(level))
+from zkjax.program.ops import ContractAxes, Op
+from zkjax.program.resolver import Claim, Node, Resolver
 
 
 @dataclass
@@ -47,23 +35,21 @@ class Instance:
     num_vars: int
     weight: Callable[[Point], Scalar]
     factors: Sequence[tuple[int, Callable[..., Weights]]]  # operand and its weights at a point
+    meeting: bool = False  # of claims on ``var``, which is its only factor
 
 
 def reduce_products(resolver: Resolver) -> None:
-    """Reduce the claims on products, level by level."""
-    levels, reduced = product_levels(resolver.program), set()
-    depth = max(levels.values(), default=0)
-    for level in range(depth + 1):
-        atoms = sorted(v for v in resolver.claims if levels[v] == level)
-        if atoms:
-            reduce_level(resolver, atoms)
-            reduced.update(atoms)
-    if reduced != set(resolver.claims):
-        raise RuntimeError("internal: a claim on a product was not reduced")
+    """Reduce all claims, level by level."""
+    level = -1
+    while resolver.claims:
+        before, level = level, min(resolver.claims)
+        if level <= before:
+            raise RuntimeError("internal: a claim came after its level was reduced")
+        reduce_level(resolver, resolver.claims.pop(level))
 
 
-def reduce_level(resolver: Resolver, atoms: list[int]) -> None:
-    """One sumcheck for all claims on the products ``atoms``."""
+def reduce_level(resolver: Resolver, claims: dict[Node, list[Claim]]) -> None:
+    """One sumcheck for all claims of a level."""
     party, program, kappa = resolver.party, resolver.program, resolver.kappa
     combiner, power = party.challenge("claim combiner"), resolver.one
     instances: list[Instance] = []
@@ -71,24 +57,21 @@ def reduce_level(resolver: Resolver, atoms: list[int]) -> None:
     claim_parts = []
     rounds = ProductRounds(3, kappa)
     jobs: list[Job] = []
-    for var in atoms:
+    for var, met in sorted(claims):
         op = program.ops[var]
-        weighted = []
-        for weights, expression in resolver.claims[var]:
+        combined = []
+        for claim in claims[Node(var, met)]:
             power = power * combiner
-            weighted.append((weights, power))
-            claim_parts.append((expression, power))
-        value = resolver.claimed_value(var, weighted)
-        if op.kind == "onehot":
+            combined.append((power, claim))
+            claim_parts.append((claim[1], power))
+        weighted = [(weights, c) for c, (weights, _) in combined]
+        value = resolver.claimed_value(combined)
+        if met and op.kind == "onehot":
             onehots.append((var, weighted))
             if resolver.witness is not None:
                 jobs.append(onehot_job(resolver, var, op, weighted, value))
             continue
-        build = {
-            "multiply": multiply_instance,
-            "contract": contract_instances,
-            "reshape": reshape_instance,
-        }[op.kind]
+        build = PRODUCTS[op.kind] if met else meeting_instance
         for instance, tables in build(resolver, var, op, weighted):
             if resolver.witness is not None:
                 ready = tables()
@@ -116,8 +99,7 @@ def reduce_level(resolver: Resolver, atoms: list[int]) -> None:
         size = padded_log(program.shape(var))
         local = at.last(size)
         eq = local.weights(program.shape(var))
-        weight = sum((c * inner_product(w, eq) for w, c in weighted), Scalar.of(0, kappa))
-        weight = weight * idle_factor(point, size, kappa)
+        weight = combined_weight_at(weighted, eq, kappa) * idle_factor(point, size, kappa)
         sent = party.send("onehot claim", 1, lambda v=var: [onehot_finals[v]])[0]
         total.append((sent, -weight))
         evaluations.append((var, local, sent))
@@ -126,24 +108,56 @@ def reduce_level(resolver: Resolver, atoms: list[int]) -> None:
         reduce_onehot(resolver, *evaluation)
 
 
+def meeting_instance(resolver: Resolver, var: int, op: Op, weighted):
+    """sum W X over the elements: any number of claims become one."""
+    logs, kappa = axis_logs(op.shape), resolver.kappa
+
+    def tables():
+        operand = resolver.padded_values(var)
+        return np.stack(
+            [
+                combined_weight(weighted, logs),
+                ext.lift(operand, kappa),
+                ones(operand.size, kappa),
+            ]
+        )
+
+    def eq(local):
+        return local.weights(op.shape)
+
+    def weight_at(local):
+        return combined_weight_at(weighted, eq(local), kappa)
+
+    yield Instance(var, sum(logs), weight_at, [(var, eq)], meeting=True), tables
+
+
+def combined_weight(weighted, logs) -> np.ndarray:
+    """sum_j c_j w_j, padded and flat."""
+    total = None
+    for weights, c in weighted:
+        term = padded_kron(weights, logs, c)
+        total = term if total is None else ext.add(total, term)
+    return total
+
+
+def combined_weight_at(weighted, eq: Weights, kappa: int) -> Scalar:
+    """sum_j c_j <w_j, eq>."""
+    return sum((c * inner_product(w, eq) for w, c in weighted), Scalar.of(0, kappa))
+
+
 def multiply_instance(resolver: Resolver, var: int, op: Op, weighted):
     """sum W X Y over the elements: all claims on a product share one sumcheck."""
     logs, kappa = axis_logs(op.shape), resolver.kappa
 
     def tables():
-        weight = None
-        for weights, c in weighted:
-            term = padded_kron(weights, logs, c)
-            weight = term if weight is None else ext.add(weight, term)
         operands = [ext.lift(resolver.padded_values(i), kappa) for i in op.inputs]
-        return np.stack([weight, *operands])
-
-    def weight_at(local):
-        eq = local.weights(op.shape)
-        return sum((c * inner_product(w, eq) for w, c in weighted), Scalar.of(0, kappa))
+        return np.stack([combined_weight(weighted, logs), *operands])
 
     def eq(local):
         return local.weights(op.shape)
+
+    def weight_at(local):
+        return combined_weight_at(weighted, eq(local), kappa)
 
     yield Instance(var, sum(logs), weight_at, [(i, eq) for i in op.inputs]), tables
 
@@ -244,7 +258,8 @@ def finish_product(resolver: Resolver, instance: Instance, local: Point, finals)
     party = resolver.party
     if len(instance.factors) == 1:
         var, weights = instance.factors[0]
-        return resolver.resolve([(var, weights(local), resolver.one)])
+        met = var if instance.meeting else None
+        return resolver.resolve([(var, weights(local), resolver.one)], met)
     (x, x_weights), (y, y_weights) = instance.factors
     if resolver.public_only[x] or resolver.public_only[y]:
         if not resolver.public_only[x]:
@@ -255,3 +270,10 @@ def finish_product(resolver: Resolver, instance: Instance, local: Point, finals)
     party.require_zero(left - resolver.resolve([(x, x_weights(local), resolver.one)]), "factor")
     party.require_zero(right - resolver.resolve([(y, y_weights(local), resolver.one)]), "factor")
     return product
+
+
+PRODUCTS = {
+    "multiply": multiply_instance,
+    "contract": contract_instances,
+    "reshape": reshape_instance,
+}

@@ -1,15 +1,56 @@
-"""Running a jaxpr while keeping every scan's carries, which a batched program cannot recompute."""
+"""Running a jaxpr while keeping what a compiled function does not give back.
+
+Two things are kept: the carries of every scan, which a batched program cannot recompute, and the
+least and largest of all values that have to stay in a range (``Limit``), so that a run without a
+proof refuses what a proof would.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from zkjax._compat import scan_sizes
-from zkjax.program.jaxprs import inner_jaxpr
+from zkjax.errors import ValueRangeError
+from zkjax.fixed.primitives import LIMITS
+from zkjax.program.jaxprs import inner_jaxpr, source_line
+
+Records = dict[
+    Hashable, tuple[Any, int]
+]  # values with the axes of the scans around them, outermost last
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Values at a line of the program have to be in [low, high], in units of ``unit``."""
+
+    low: int
+    high: int
+    unit: float
+    what: str
+    where: str
+
+    def require(self, extremes: np.ndarray) -> None:
+        """ValueRangeError unless (..., 2) least and largest values are inside; the leading axes are
+        those of the scans around the line, innermost first.
+        """
+        flat = np.asarray(extremes, dtype=np.float64).reshape(-1, 2)
+        bad = np.flatnonzero(~((flat[:, 0] >= self.low) & (flat[:, 1] <= self.high)))
+        if not bad.size:
+            return
+        steps = np.unravel_index(int(bad[0]), np.shape(extremes)[:-1])
+        step = ", ".join(f"step {int(s)}" for s in steps[::-1])
+        low, high = flat[bad[0]]
+        raise ValueRangeError(
+            f"{self.what} at {self.where}{f', in {step} of its scan' if step else ''}: value out of "
+            f"range: [{self.low * self.unit:.6g}, {self.high * self.unit:.6g}] is allowed and "
+            f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; raise `bits` or lower "
+            "`fraction` there"
+        )
 
 
 def record_carries(closed, inputs: Sequence[Any]) -> tuple[list, dict[tuple[int, int], Any]]:
@@ -18,9 +59,18 @@ def record_carries(closed, inputs: Sequence[Any]) -> tuple[list, dict[tuple[int,
     Returns:
       the outputs, and {(scan number in visiting order, carry number): stacked values}.
     """
-    counter = [0]
-    outputs, records = _record(closed, list(inputs), counter)
+    outputs, records = _Recorder(None).run(closed, list(inputs))
     return outputs, {key: value for key, (value, _) in records.items()}
+
+
+def record_extremes(closed, inputs: Sequence[Any], limits: dict[int, Limit]) -> tuple[list, dict]:
+    """Run a closed jaxpr and collect the extremes of all limited values.
+
+    Returns:
+      the outputs, and {number of the limit: (..., 2) extremes}; ``limits`` is filled.
+    """
+    outputs, records = _Recorder(limits).run(closed, list(inputs))
+    return outputs, {key: value for key, (value, _) in records.items() if isinstance(key, int)}
 
 
 def without_repeats(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -35,68 +85,89 @@ def without_repeats(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     raise RuntimeError("internal: a scan's carry was recorded in another shape")
 
 
-def _record(closed, inputs, counter):
-    env: dict[Any, Any] = {}
-    records: dict[tuple[int, int], tuple[Any, int]] = {}
+class _Recorder:
+    """Evaluates jaxprs. Scans and limits are numbered in visiting order; the body of a scan may be
+    traced more than once and gets the same numbers each time.
+    """
 
-    def read(atom):
-        return atom.val if hasattr(atom, "val") else env[atom]
+    def __init__(self, limits: dict[int, Limit] | None):
+        self._limits = limits
+        self._scans = self._values = 0
 
-    jaxpr = closed.jaxpr
-    env.update(zip(jaxpr.constvars, closed.consts, strict=True))
-    env.update(zip(jaxpr.invars, inputs, strict=True))
-    for eqn in jaxpr.eqns:
-        operands = [read(a) for a in eqn.invars]
-        inner = inner_jaxpr(eqn)
-        if eqn.primitive.name == "scan":
-            outputs, more = _record_scan(eqn, operands, counter)
-            records.update(more)
-        elif inner is not None:
-            used = operands[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else []
-            outputs, more = _record(inner, used, counter)
-            records.update(more)
-        else:
-            outputs = eqn.primitive.bind(*operands, **eqn.params)
-            if not eqn.primitive.multiple_results:
-                outputs = [outputs]
-        env.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(a) for a in jaxpr.outvars], records
+    def run(self, closed, inputs: Sequence[Any]) -> tuple[list, Records]:
+        env: dict[Any, Any] = {}
+        records: Records = {}
 
+        def read(atom):
+            return atom.val if hasattr(atom, "val") else env[atom]
 
-def _record_scan(eqn, operands, counter):
-    from jax import lax
-    from jax import numpy as jnp
+        jaxpr = closed.jaxpr
+        env.update(zip(jaxpr.constvars, closed.consts, strict=True))
+        env.update(zip(jaxpr.invars, inputs, strict=True))
+        for eqn in jaxpr.eqns:
+            operands = [read(a) for a in eqn.invars]
+            inner = inner_jaxpr(eqn)
+            if eqn.primitive.name == "scan":
+                outputs, more = self._scan(eqn, operands)
+                records.update(more)
+            elif inner is not None:
+                used = operands[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else []
+                outputs, more = self.run(inner, used)
+                records.update(more)
+            else:
+                outputs = eqn.primitive.bind(*operands, **eqn.params)
+                if not eqn.primitive.multiple_results:
+                    outputs = [outputs]
+                records.update(self._extremes(eqn, operands, outputs))
+            env.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(a) for a in jaxpr.outvars], records
 
-    p = eqn.params
-    n_const, n_carry = scan_sizes(p)
-    consts, init, xs = (
-        operands[:n_const],
-        operands[n_const : n_const + n_carry],
-        operands[n_const + n_carry :],
-    )
-    number = counter[0]
-    counter[0] += 1
-    first_inner = counter[0]
-    depths: dict[tuple[int, int], int] = {}
+    def _extremes(self, eqn, operands, outputs) -> Records:
+        from jax import numpy as jnp
 
-    def body(carry, x):
-        counter[0] = first_inner
-        outs, inner = _record(p["jaxpr"], [*consts, *carry, *x], counter)
-        depths.update({key: depth for key, (_, depth) in inner.items()})
-        carry_out = outs[:n_carry]
-        recorded = {key: value for key, (value, _) in inner.items()}
-        recorded.update({(number, i): v for i, v in enumerate(carry_out)})
-        names = [str(k) for k in recorded]
-        keys.update(dict(zip(names, recorded, strict=True)))
-        return carry_out, (outs[n_carry:], dict(zip(names, recorded.values(), strict=True)))
+        if self._limits is None or eqn.primitive.name not in LIMITS:
+            return {}
+        records: Records = {}
+        for values, low, high, unit, what in LIMITS[eqn.primitive.name](
+            operands, outputs, eqn.params
+        ):
+            number, self._values = self._values, self._values + 1
+            self._limits[number] = Limit(low, high, unit, what, source_line(eqn))
+            records[number] = jnp.stack([jnp.min(values), jnp.max(values)]), 0
+        return records
 
-    keys: dict[str, tuple[int, int]] = {}
-    carry, (ys, stacked) = lax.scan(
-        body, list(init), list(xs), length=p["length"], reverse=p["reverse"]
-    )
-    records = {}
-    for name, value in stacked.items():
-        key = keys[name]
-        depth = depths.get(key, 0)
-        records[key] = (jnp.moveaxis(value, 0, depth), depth + 1)
-    return [*carry, *ys], records
+    def _scan(self, eqn, operands) -> tuple[list, Records]:
+        from jax import lax
+        from jax import numpy as jnp
+
+        p = eqn.params
+        n_const, n_carry = scan_sizes(p)
+        consts, init, xs = (
+            operands[:n_const],
+            operands[n_const : n_const + n_carry],
+            operands[n_const + n_carry :],
+        )
+        number, self._scans = self._scans, self._scans + 1
+        first = self._scans, self._values
+        depths: dict[Hashable, int] = {}
+
+        def body(carry, x):
+            self._scans, self._values = first
+            outs, inner = self.run(p["jaxpr"], [*consts, *carry, *x])
+            depths.update({key: depth for key, (_, depth) in inner.items()})
+            carry_out = outs[:n_carry]
+            recorded = {key: value for key, (value, _) in inner.items()}
+            recorded.update({(number, i): v for i, v in enumerate(carry_out)})
+            names = [str(k) for k in recorded]
+            keys.update(dict(zip(names, recorded, strict=True)))
+            return carry_out, (outs[n_carry:], dict(zip(names, recorded.values(), strict=True)))
+
+        keys: dict[str, Hashable] = {}
+        carry, (ys, stacked) = lax.scan(
+            body, list(init), list(xs), length=p["length"], reverse=p["reverse"]
+        )
+        records: Records = {}
+        for name, value in stacked.items():
+            depth = depths.get(keys[name], 0)
+            records[keys[name]] = (jnp.moveaxis(value, 0, depth), depth + 1)
+        return [*carry, *ys], records

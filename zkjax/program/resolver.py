@@ -2,15 +2,18 @@
 
 A claim is the value of a functional w_1 (x) ... (x) w_k on a variable. ``resolve`` pulls
 functionals through linear operations, from the results of a program to its inputs, evaluates them
-on public values, and leaves them on committed tensors. Where one meets a product, the value is sent
-(padded) and becomes a claim that ``products`` justifies later.
+on public values, and leaves them on committed tensors. At a product, and where too many come
+together (``meetings``), the value is sent (padded) and becomes a claim that ``products`` justifies
+later.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +22,11 @@ from zkjax.argument.party import Expression, Party, Weights
 from zkjax.field import goldilocks as gl
 from zkjax.field.scalar import Scalar
 from zkjax.program.functionals import functional_value
+from zkjax.program.meetings import meeting_points, reduction_levels
 from zkjax.program.ops import RULES, NotRankOne
+from zkjax.program.ops.rule import Pulled
 from zkjax.program.program import Program
+from zkjax.program.public import PublicValues
 
 
 @dataclass
@@ -43,13 +49,25 @@ def tensor_ids(program: Program) -> dict[str, dict[int, int]]:
     }
 
 
+class Node(NamedTuple):
+    """What claims are reduced at: a variable, before its claims have ``met`` or as the product that
+    it is.
+    """
+
+    var: int
+    met: bool
+
+
+Claim = tuple[Weights, Expression]
+
+
 @dataclass
 class Resolver:
     """Claims of one run of the reduction; ``witness`` is None for the verifier and the planner.
 
     Attributes:
       public: values of the variables that the verifier knows.
-      claims: for each product the functionals and values that were sent for it.
+      claims: by level, the functionals and values that were sent for each node.
       committed: variables that are tensors of a commitment.
       public_only: for each variable, whether it is a linear function of public values.
     """
@@ -58,7 +76,7 @@ class Resolver:
     party: Party
     public: dict[int, np.ndarray]
     witness: Witness | None = None
-    claims: dict[int, list[tuple[Weights, Expression]]] = field(default_factory=dict)
+    claims: dict[int, dict[Node, list[Claim]]] = field(default_factory=dict)
     _sent: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -76,20 +94,26 @@ class Resolver:
             linear = RULES[op.kind].cls == "linear"
             known = v in self.public or (linear and all(self.public_only[i] for i in op.inputs))
             self.public_only.append(known)
+        self.meetings = meeting_points(self.program)
+        self.levels = reduction_levels(self.program, self.meetings)
+        self.known = PublicValues(self.program, self.public)
 
     def padded_values(self, var: int) -> np.ndarray:
         """The witness of a variable in the field, each axis padded to a power of two, flat."""
         return gl.from_signed(pad_values(self.witness.values[var]).reshape(-1))
 
-    def resolve(self, terms) -> Expression:
-        """sum of c <w, var> as an expression; claims on products are sent on the way."""
+    def resolve(self, terms, met: int | None = None) -> Expression:
+        """sum of c <w, var> as an expression; claims on products are sent on the way.
+
+        ``met`` is the variable whose claims have been brought together already.
+        """
         pending: dict[int, dict] = defaultdict(dict)
         heap: list[int] = []
 
         def push(var: int, weights: Weights, c: Scalar):
             if var not in pending:
                 heapq.heappush(heap, -var)
-            key = tuple(map(id, weights))
+            key = self.party.vectors.names(weights)
             entry = pending[var].get(key)
             pending[var][key] = (weights, c if entry is None else entry[1] + c)
 
@@ -98,70 +122,61 @@ class Resolver:
         known, parts = Scalar.of(0, self.kappa), []
         while heap:
             var = -heapq.heappop(heap)
-            op = self.program.ops[var]
             for weights, c in pending.pop(var).values():
-                if self.public_only[var]:
-                    known = known + c * self.public_functional(var, weights)
-                elif var in self.committed:
-                    parts.append((self.party.functional(var, weights), c))
-                elif RULES[op.kind].cls == "linear":
-                    try:
-                        pulled = RULES[op.kind].pull(op, weights, self.one)
-                    except NotRankOne:
-                        parts.append((self._claim(var, weights), c))
-                        continue
+                pulled = self._pulled(var, weights, met)
+                if pulled is not None:
                     for operand, inner, k in pulled:
                         if operand is None:
                             known = known + c * k
                         else:
-                            push(op.inputs[operand], inner, c * k)
+                            push(self.program.ops[var].inputs[operand], inner, c * k)
+                elif self.public_only[var]:
+                    known = known + c * self.known.functional(var, weights, self.kappa)
+                elif var in self.committed:
+                    parts.append((self.party.functional(var, weights), c))
                 else:
-                    parts.append((self._claim(var, weights), c))
+                    parts.append((self._claim(var, weights, met), c))
         return self.party.tape.combine([*parts, (self.party.constant(known), 1)])
+
+    def _pulled(self, var: int, weights: Weights, met: int | None) -> Pulled | None:
+        """A functional as functionals of the operands; None where it has to be evaluated, or its
+        value sent.
+        """
+        op = self.program.ops[var]
+        rule = RULES[op.kind]
+        if rule.cls != "linear":
+            return None
+        # A public variable is evaluated there, unless it is much smaller one operation before.
+        meets = not self.public_only[var] or self.known.worth_evaluating(var)
+        if var in self.meetings and var != met and meets:
+            return None
+        try:
+            return rule.pull(op, weights, self.one)
+        except NotRankOne:
+            return None
 
     def public_functional(self, var: int, weights: Weights) -> Scalar:
         """<w, var> for a linear function of public values, evaluated here without any message."""
-        if var in self.public:
-            return functional_value(self.public[var], weights, self.kappa)
-        op = self.program.ops[var]
-        try:
-            pulled = RULES[op.kind].pull(op, weights, self.one)
-        except NotRankOne:
-            operands = [self._public_value(i) for i in op.inputs]
-            return functional_value(RULES[op.kind].evaluate(op, *operands), weights, self.kappa)
-        total = Scalar.of(0, self.kappa)
-        for operand, inner, c in pulled:
-            part = self.one
-            if operand is not None:
-                part = self.public_functional(op.inputs[operand], inner)
-            total = total + c * part
-        return total
+        return self.resolve([(var, weights, self.one)]).known
 
-    def _public_value(self, var: int) -> np.ndarray:
-        """The value of a linear function of public values."""
-        if var in self.public:
-            return self.public[var]
-        op = self.program.ops[var]
-        return RULES[op.kind].evaluate(op, *(self._public_value(i) for i in op.inputs))
-
-    def _claim(self, var: int, weights: Weights) -> Expression:
-        """The (padded) value of a functional of a product, which a later level must justify."""
-        key = (var, *map(id, weights))
+    def _claim(self, var: int, weights: Weights, met: int | None) -> Expression:
+        """The (padded) value of a functional, which a later level must justify."""
+        node = Node(var, var not in self.meetings or var == met)
+        key = node, self.party.vectors.names(weights)
         if key not in self._sent:
 
             def value() -> list[Scalar]:
                 return [functional_value(self.witness.values[var], weights, self.kappa)]
 
             sent = self.party.send("claim", 1, value)[0]
-            self.claims.setdefault(var, []).append((weights, sent))
+            level = self.levels[var] + (var in self.meetings and node.met)
+            self.claims.setdefault(level, {}).setdefault(node, []).append((weights, sent))
             self._sent[key] = sent
         return self._sent[key]
 
-    def claimed_value(self, var: int, weighted) -> Scalar | None:
-        """The prover's value of a combination of the claims on a product."""
+    def claimed_value(self, weighted: Sequence[tuple[Scalar, Claim]]) -> Scalar | None:
+        """The prover's value of a combination of claims."""
         if self.witness is None:
             return None
         zero = Scalar.of(0, self.kappa)
-        return sum(
-            (e.value * c for (_, c), (_, e) in zip(weighted, self.claims[var], strict=True)), zero
-        )
+        return sum((e.value * c for c, (_, e) in weighted), zero)

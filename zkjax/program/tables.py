@@ -16,19 +16,41 @@ from typing import Any
 
 import numpy as np
 
+from zkjax.errors import OptionError
+from zkjax.program.dtypes import MAX_BOUND
+
+MAX_ROWS = 1 << 24
+MAX_COLUMNS = 64
+MAX_NAME = 200  # characters
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of integers: ``columns`` are equally long int64 arrays, the first one consecutive
-    keys.
+    """Rows of integers: equally long columns, the first one consecutive keys.
+
+    Columns are given as arrays of integers (or of floats that are integers) of any type and kept as
+    read-only int64 copies, so that what is proved, looked up and named by ``digest`` is one thing.
+
+    Raises:
+      OptionError: the columns are no table.
     """
 
     name: str
     columns: tuple[np.ndarray, ...]
 
     def __post_init__(self):
-        if np.any(np.diff(self.columns[0]) != 1):
-            raise ValueError(f"the keys of table {self.name!r} are not consecutive")
+        def require(condition: bool, what: str) -> None:
+            if not condition:
+                raise OptionError(f"table {str(self.name)[:MAX_NAME]!r}: {what}")
+
+        require(isinstance(self.name, str) and len(self.name) <= MAX_NAME, "its name is too long")
+        require(1 <= len(self.columns) <= MAX_COLUMNS, f"it has 1 to {MAX_COLUMNS} columns")
+        columns = tuple(_integers(column, require) for column in self.columns)
+        rows = columns[0].shape
+        require(all(c.shape == rows for c in columns), "its columns differ in length")
+        require(1 <= rows[0] <= MAX_ROWS, f"it has 1 to {MAX_ROWS:,} rows")
+        require(not np.any(np.diff(columns[0]) != 1), "its keys are not consecutive")
+        object.__setattr__(self, "columns", columns)
 
     @property
     def rows(self) -> int:
@@ -52,6 +74,22 @@ class Table:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def _integers(column: Any, require: Callable[[bool, str], None]) -> np.ndarray:
+    """A column as a read-only int64 copy with the same numbers."""
+    given = np.asarray(column)
+    require(given.ndim == 1, "a column is not one-dimensional")
+    require(given.dtype.kind in "biuf", f"a column is {given.dtype}; columns hold integers")
+    if given.dtype.kind == "f":
+        whole = np.isfinite(given).all() and not np.any(given != np.floor(given))
+        require(bool(whole), "a column holds numbers that are no integers; scale and round them")
+    if given.size:
+        fits = int(given.min()) >= -MAX_BOUND and int(given.max()) <= MAX_BOUND
+        require(fits, "a column holds a number above 2^52")
+    values = given.astype(np.int64)
+    values.setflags(write=False)
+    return values
 
 
 @cache

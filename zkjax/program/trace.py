@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,8 +199,17 @@ def trace_call(fn: Callable, args, sealed_outputs: Any = False) -> Traced:
         return _CACHE[key]
 
 
-def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
-    out_trees = []
+_BEING_TRACED: ContextVar[bool] = ContextVar("being traced", default=False)
+
+
+def being_traced() -> bool:
+    """Whether the code that asks is run to find out what it computes, in 64 bits."""
+    return _BEING_TRACED.get()
+
+
+def jaxpr_of(fn: Callable, shapes, trees) -> tuple[Any, Any, list[str]]:
+    """The jaxpr of a function of flattened arguments, its output structure and output names."""
+    structure = []
 
     def flat_fn(*leaves):
         rest, args = list(leaves), []
@@ -208,12 +218,21 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
             del rest[: tree.num_leaves]
         out = fn(*args)
         flat, tree = jax.tree_util.tree_flatten_with_path(out)
-        out_trees.append((tree, [jax.tree_util.keystr(p) for p, _ in flat]))
+        structure.append((tree, [jax.tree_util.keystr(p) for p, _ in flat]))
         return [v for _, v in flat]
 
+    token = _BEING_TRACED.set(True)
+    try:
+        with x64():
+            closed = jax.make_jaxpr(flat_fn)(*shapes)
+    finally:
+        _BEING_TRACED.reset(token)
+    return closed, *structure[0]
+
+
+def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
+    closed, out_tree, out_names = jaxpr_of(fn, shapes, trees)
     with x64():
-        closed = jax.make_jaxpr(flat_fn)(*shapes)
-        out_tree, out_names = out_trees[0]
         out_groups = _output_groups(sealed_outputs, out_tree)
         tracer = Tracer()
         b = tracer.builder
