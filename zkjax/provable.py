@@ -43,8 +43,8 @@ def provable(fn: Callable) -> Callable:
             return fn(*args)
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(args)):
             raise OptionError(
-                "a provable function was called inside a JAX transformation; transform the function "
-                "itself instead, as in zkjax.provable(jax.vmap(fn)) or zkjax.provable(jax.jit(fn))"
+                "a provable function was called inside a JAX transformation; transform the "
+                "function itself instead, as in zkjax.provable(jax.vmap(fn))"
             )
         shapes, _, _, _, trees = argument_leaves(args)
         key = (

@@ -43,11 +43,11 @@ class Limit:
         if not bad.size:
             return
         steps = np.unravel_index(int(bad[0]), np.shape(extremes)[:-1])
-        step = ", ".join(f"step {int(s)}" for s in steps[::-1])
+        step = "".join(f", step {int(s)} of a scan" for s in steps[::-1])
         low, high = flat[bad[0]]
         raise ValueRangeError(
-            f"{self.what} at {self.where}{f', in {step} of its scan' if step else ''}: value out of "
-            f"range: [{self.low * self.unit:.6g}, {self.high * self.unit:.6g}] is allowed and "
+            f"{self.what} at {self.where}{step}: value out of range: "
+            f"[{self.low * self.unit:.6g}, {self.high * self.unit:.6g}] is allowed and "
             f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; raise `bits` or lower "
             "`fraction` there"
         )
@@ -93,6 +93,7 @@ class _Recorder:
     def __init__(self, limits: dict[int, Limit] | None):
         self._limits = limits
         self._scans = self._values = 0
+        self._where = ""
 
     def run(self, closed, inputs: Sequence[Any]) -> tuple[list, Records]:
         env: dict[Any, Any] = {}
@@ -104,7 +105,9 @@ class _Recorder:
         jaxpr = closed.jaxpr
         env.update(zip(jaxpr.constvars, closed.consts, strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
+        outer = self._where
         for eqn in jaxpr.eqns:
+            self._where = source_line(eqn) or outer
             operands = [read(a) for a in eqn.invars]
             inner = inner_jaxpr(eqn)
             if eqn.primitive.name == "scan":
@@ -120,6 +123,7 @@ class _Recorder:
                     outputs = [outputs]
                 records.update(self._extremes(eqn, operands, outputs))
             env.update(zip(eqn.outvars, outputs, strict=True))
+        self._where = outer
         return [read(a) for a in jaxpr.outvars], records
 
     def _extremes(self, eqn, operands, outputs) -> Records:
@@ -132,7 +136,7 @@ class _Recorder:
             operands, outputs, eqn.params
         ):
             number, self._values = self._values, self._values + 1
-            self._limits[number] = Limit(low, high, unit, what, source_line(eqn))
+            self._limits[number] = Limit(low, high, unit, what, self._where)
             records[number] = jnp.stack([jnp.min(values), jnp.max(values)]), 0
         return records
 
