@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
+from zkjax.errors import OptionError
 from zkjax.fixed import Format
 from zkjax.models.config import LlamaConfig
 from zkjax.program.tables import round_exactly
@@ -72,7 +73,9 @@ class FixedPoint:
       scores: 10 fraction bits, |x| < 32: attention scores and logits.
       weights: how master weights are rounded for a product.
       mean_square: the argument of rsqrt.
-      inverse_rms: fraction bits and bits of rsqrt's result.
+      inverse_rms_format: fraction bits and bits of rsqrt's result. 17 bits hold less than 32, so
+        the mean square plus eps has to exceed 2^-10; its rounding then changes the result by at
+        most 1.6 %. A smaller one leaves the range, and the run is refused.
       cotangents: what backward passes round to; pair it with a loss scale.
       statistic_cotangents: the same for the scalars of RMSNorm, which are few and larger.
       constants: fraction bits of cos and sin.
@@ -83,7 +86,7 @@ class FixedPoint:
     scores: Format = Format(10, 16)
     weights: Format = Format(12, 16)
     mean_square: Format = Format(14, 22)
-    inverse_rms_format: Format = Format(12, 19)
+    inverse_rms_format: Format = Format(12, 17)
     cotangents: Format = Format(20, 24)
     statistic_cotangents: Format = Format(16, 28)
     constants: int = 14
@@ -104,9 +107,15 @@ class FixedPoint:
         return self._round(x, self.weights)
 
     def inverse_rms(self, mean_square, eps: float):
-        wide = self.statistic_cotangents
+        wide, fraction = self.statistic_cotangents, self.mean_square.fraction
+        if eps < 2.0**-fraction:
+            raise OptionError(
+                f"rms_norm_eps = {eps:g} is smaller than 2^-{fraction}, the last bit of the mean "
+                "square; take a larger one, or FixedPoint(mean_square=Format(...)) with more "
+                "fraction bits"
+            )
         rounded = fixed.round(mean_square, *self.mean_square, cotangent=wide)
-        least = fixed.constant(max(eps, 2.0**-self.mean_square.fraction), self.mean_square.fraction)
+        least = fixed.constant(eps, fraction)
         with fixed.cotangent_format(*wide):
             return fixed.rsqrt(rounded + least, *self.inverse_rms_format)
 

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax.errors import OptionError
 from zkjax.fixed.primitives import divide_p, lookup_p, max_p, onehot_p, rsqrt_p
 from zkjax.fixed.rounding import current_cotangent_format, round
 from zkjax.program.tables import Table, function_table
 
 EXP_FRACTION = 13
+MOST_PROBABILITIES = 1 << 12  # entries of a softmax: each adds 2^-14 to the error of their sum
+MOST_CLASSES = 1 << 10  # of a cross-entropy, whose loss has that error
 
 
 def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
@@ -94,7 +97,10 @@ def log_table(in_fraction: int, out_fraction: int) -> Table:
 
 
 def exp(x, fraction: int = 12):
-    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits; result has 13."""
+    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits; result has 13.
+
+    Within 2^-14 of the real function, correctly rounded.
+    """
     return _exp(x, fraction)
 
 
@@ -127,12 +133,20 @@ _logistic = _tabulated(sigmoid_table)
 
 
 def silu(x, fraction: int = 12, out_fraction: int = 12):
-    """x * sigmoid(x) for |x| < 2^(15 - fraction), x with at most ``fraction`` fraction bits."""
+    """x * sigmoid(x) for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most ``fraction``
+    fraction bits.
+
+    Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+    """
     return _silu(x, fraction, out_fraction)
 
 
 def sigmoid(x, fraction: int = 12, out_fraction: int = 14):
-    """1 / (1 + exp(-x)) for |x| < 2^(15 - fraction), x with at most ``fraction`` fraction bits."""
+    """1 / (1 + exp(-x)) for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most
+    ``fraction`` fraction bits.
+
+    Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+    """
     return _logistic(x, fraction, out_fraction)
 
 
@@ -149,7 +163,10 @@ _log.defvjp(lambda x, i, o, c: (_log(x, i, o, c), x), _log_bwd)
 
 
 def log(x, fraction: int = 8, out_fraction: int = 16):
-    """ln x for 0 < x < 2^(16 - fraction), x with at most ``fraction`` fraction bits."""
+    """ln x for 0 < x < 2^(16 - fraction), x with at most ``fraction`` fraction bits.
+
+    Within 2^-(out_fraction + 1) of the real function, correctly rounded.
+    """
     return _log(x, fraction, out_fraction, current_cotangent_format())
 
 
@@ -177,7 +194,10 @@ _divide.defvjp(_divide_fwd, _divide_bwd)
 
 
 def divide(n, d, fraction: int, bits: int = 32):
-    """floor(n / d at ``fraction`` bits) for d > 0; equal shapes or broadcastable."""
+    """floor(n / d at ``fraction`` bits) for d > 0; equal shapes or broadcastable.
+
+    Less than 2^-fraction below n / d. The result has to fit ``bits``.
+    """
     shape = jnp.broadcast_shapes(jnp.shape(n), jnp.shape(d))
     n, d = jnp.broadcast_to(n, shape), jnp.broadcast_to(d, shape)
     return _divide(n, d, fraction, bits, current_cotangent_format())
@@ -204,7 +224,10 @@ _rsqrt.defvjp(lambda x, f, b, c: (_rsqrt(x, f, b, c),) * 2, _rsqrt_bwd)
 
 
 def rsqrt(x, fraction: int, bits: int = 20):
-    """floor(1 / sqrt(x) at ``fraction`` bits) for x > 0, below 2^(bits - fraction)."""
+    """floor(1 / sqrt(x) at ``fraction`` bits) for x > 0, below 2^(bits - fraction).
+
+    Less than 2^-fraction below the real function. So x has to exceed 4^(fraction - bits).
+    """
     return _rsqrt(x, fraction, bits, current_cotangent_format())
 
 
@@ -245,7 +268,15 @@ def _softmax(x, mask, fraction, out_fraction, cotangent):
     return _softmax_parts(x, mask, fraction, out_fraction)[0]
 
 
+def _require_at_most(most: int, count: int, what: str) -> None:
+    if count > most:
+        raise OptionError(
+            f"{what} over {count:,} entries; it is within its error for at most {most:,}"
+        )
+
+
 def _softmax_parts(x, mask, fraction, out_fraction):
+    _require_at_most(MOST_PROBABILITIES, x.shape[-1], "softmax")
     m = max_p.bind(x, bits=16)[0]
     e = exp(x - m[..., None], fraction)
     if mask is not None:
@@ -276,8 +307,11 @@ _softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
 def softmax(x, mask=None, fraction: int = 12, out_fraction: int = 14):
-    """Softmax over the last axis; x has at most ``fraction`` bits and spans less than
-    2^(16-fraction).
+    """Softmax over the last axis of n <= 4,096; x has at most ``fraction`` bits and spans less than
+    2^(16 - fraction).
+
+    Each result is within n 2^-14 + 2^-out_fraction of the real function: every exponential is
+    rounded to 13 bits, and their sum is at least 1.
 
     Args:
       mask: constant booleans, broadcast against x; False entries get probability zero. Their x
@@ -292,6 +326,7 @@ def _cross_entropy(logits, target, fraction):
 
 
 def _cross_entropy_fwd(logits, target, fraction):
+    _require_at_most(MOST_CLASSES, logits.shape[-1], "cross-entropy")
     p, m, s = _softmax_parts(logits, None, fraction, 14)
     hit = onehot(target, logits.shape[-1])
     chosen = jnp.sum(hit * logits, axis=-1)
@@ -309,8 +344,10 @@ _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
 def cross_entropy(logits, target, fraction: int = 12):
-    """-log softmax(logits)[target] over the last axis, 16 fraction bits, at most 2^14 classes.
+    """-log softmax(logits)[target] over the last axis of n <= 1,024 classes, 16 fraction bits.
 
-    The gradient is softmax(logits) - onehot(target), from the same softmax.
+    Within n 2^-13 + 2^-16 of the real function: the sum of exponentials of 13 bits is rounded to
+    15 - log2(n) bits before its logarithm is taken. The gradient is softmax(logits) -
+    onehot(target), from the same softmax.
     """
     return _cross_entropy(logits, target, fraction)

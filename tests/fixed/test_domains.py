@@ -1,0 +1,140 @@
+"""Every function of ``zkjax.fixed`` on the whole of its domain, within its stated error."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zkjax
+from zkjax import fixed
+from zkjax._compat import x64
+from zkjax.errors import OptionError, ValueRangeError
+from zkjax.models.config import LlamaConfig
+from zkjax.models.numerics import FixedPoint
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with x64():
+        yield
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+SIGNED = np.arange(-(1 << 15), 1 << 15)
+
+
+@pytest.mark.parametrize("fraction", [4, 8, 12, 14])
+def test_tabulated_functions_on_all_of_their_keys(fraction):
+    unit = 2.0**-fraction
+    x = SIGNED * unit
+    below = -np.arange(1 << 16) * unit
+    positive = np.arange(1, 1 << 16) * unit
+    for got, real, bits in (
+        (fixed.exp(below, fraction), np.exp(below), 13),
+        (fixed.silu(x, fraction, 12), x * sigmoid(x), 12),
+        (fixed.sigmoid(x, fraction, 14), sigmoid(x), 14),
+        (fixed.log(positive, fraction, 16), np.log(positive), 16),
+    ):
+        assert np.abs(np.asarray(got) - real).max() <= 2.0 ** -(bits + 1) * (1 + 1e-9)
+
+
+def test_round_is_to_the_nearest_with_ties_up(rng):
+    x = rng.integers(-(1 << 40), 1 << 40, 20000) * 2.0**-20
+    x[:64] = (np.arange(64) - 32) * 2.0**-7
+    assert np.array_equal(fixed.round(x, 6, 40), np.floor(x * 64 + 0.5) / 64)
+
+
+def test_divide_is_the_floor(rng):
+    n = rng.integers(-(1 << 20), 1 << 20, 20000)
+    d = np.concatenate([np.arange(1, 10001), rng.integers(1, 1 << 20, 10000)])
+    got = np.asarray(fixed.divide(n * 2.0**-8, d * 2.0**-8, 16, 40)) * 2**16
+    assert np.array_equal(got, [(int(a) << 16) // int(b) for a, b in zip(n, d, strict=True)])
+
+
+def test_rsqrt_is_the_floor_over_all_magnitudes(rng):
+    k = np.concatenate([np.arange(1, 4097), 2 ** np.arange(0, 30), rng.integers(1, 1 << 30, 20000)])
+    x = k * 2.0**-14
+    y = np.asarray(fixed.rsqrt(x, 12, 20)) * 2.0**12  # y^2 x 2^14 <= 2^38 < (y + 1)^2 x 2^14
+    for i, j in zip(k.astype(object), y.astype(np.int64).astype(object), strict=True):
+        assert i * j * j <= 1 << 38 < i * (j + 1) * (j + 1)
+
+
+def hardest(n: int, fraction: int) -> np.ndarray:
+    """Logits whose exponentials all round the same way, as far as possible."""
+    keys = np.arange(1 << 16)
+    exact = np.exp(-keys * 2.0**-fraction) * 2.0**13
+    error = np.floor(exact + 0.5) - exact
+    return np.array([-np.argmax(error), -np.argmin(error)])[:, None].repeat(n, axis=1)
+
+
+def inputs(n: int, fraction: int, rng) -> np.ndarray:
+    """Rows of n logits: equal, peaked, random, and with the largest errors of their sum."""
+    rows = [np.zeros(n), np.where(np.arange(n) == 0, 0, -(1 << 15)), *hardest(n, fraction)]
+    rows += [rng.integers(-s, s + 1, n) for s in (1, 64, 2000, 1 << 14)]
+    x = np.stack(rows)
+    x[:, 0] = np.maximum(x[:, 0], 0)
+    return np.maximum(x, x.max(axis=-1, keepdims=True) - (1 << 16) + 1) * 2.0**-fraction
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 100, 256, 1000, 4096])
+@pytest.mark.parametrize("fraction", [8, 12])
+def test_softmax_for_any_number_of_entries(n, fraction, rng):
+    x = inputs(n, fraction, rng)
+    real = np.exp(x - x.max(axis=-1, keepdims=True))
+    real /= real.sum(axis=-1, keepdims=True)
+    got = np.asarray(fixed.softmax(x, None, fraction, 14))
+    assert np.abs(got - real).max() <= n * 2.0**-14 + 2.0**-14
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 100, 256, 1000, 1024])
+@pytest.mark.parametrize("fraction", [8, 12])
+def test_cross_entropy_for_any_number_of_classes(n, fraction, rng):
+    x = inputs(n, fraction, rng)
+    largest = x.max(axis=-1)
+    real = np.log(np.exp(x - largest[:, None]).sum(axis=-1)) + largest
+    for target in (0, n - 1):
+        got = fixed.cross_entropy(x, np.full(len(x), target, np.int32), fraction)
+        assert np.abs(np.asarray(got) - (real - x[:, target])).max() <= n * 2.0**-13 + 2.0**-16
+
+
+def test_what_is_outside_the_domain_is_refused():
+    with pytest.raises(OptionError, match="49,152"):
+        fixed.cross_entropy(np.zeros((1, 49152)), np.zeros(1, np.int32))
+    with pytest.raises(OptionError, match="4,097"):
+        fixed.softmax(np.zeros((1, 4097)))
+    with pytest.raises(OptionError, match="rms_norm_eps"):
+        FixedPoint().inverse_rms(jnp.ones(1), 1e-5)
+    assert LlamaConfig().rms_norm_eps == 2.0**-14
+
+
+def test_a_mean_square_too_small_to_be_normalised_is_refused():
+    run = zkjax.provable(lambda x: FixedPoint().inverse_rms(fixed.decode(x, 14), 2.0**-14) * 4096.0)
+    assert run(np.array([16], np.int16)) == np.floor(4096 * 128 / 17**0.5)  # just above 2^-10
+    with pytest.raises(ValueRangeError, match="rsqrt"):
+        run(np.array([15], np.int16))
+
+
+# name: (a function that leaves its range, an argument, what the error says)
+OUTSIDE = {
+    "round": (lambda x: fixed.round(fixed.decode(x, 0), 0, 8), 200, "fixed.round"),
+    "exp": (lambda x: fixed.exp(fixed.decode(x, 0), 12), 1, "exp"),
+    "silu": (lambda x: fixed.silu(fixed.decode(x, 0), 12), 8, "silu"),
+    "log": (lambda x: fixed.log(fixed.decode(x, 0), 8), 0, "log"),
+    "divide": (lambda x: fixed.divide(fixed.decode(x, 0), fixed.decode(x, 0), 4), 0, "positive"),
+    "quotient": (lambda x: fixed.divide(fixed.decode(x, 0), 1.0, 12, 12), 1, "fixed.divide"),
+    "rsqrt": (lambda x: fixed.rsqrt(fixed.decode(x, 0), 12), 0, "positive"),
+    "onehot": (lambda x: fixed.onehot(x, 5), 5, "onehot"),
+    "encode": (lambda x: fixed.encode(fixed.decode(x, 0), 0, jnp.uint8), -1, "uint8"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_running_without_a_proof_refuses_what_a_proof_refuses(name):
+    fn, argument, what = OUTSIDE[name]
+    with pytest.raises(ValueRangeError, match=what) as caught:
+        zkjax.provable(fn)(np.array([argument], np.int16))
+    assert "test_domains.py" in str(caught.value)
