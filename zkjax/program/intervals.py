@@ -18,6 +18,7 @@ Value = tuple[int, int] | None
 
 LARGEST = 1 << 256  # whatever may exceed this is as good as unbounded
 SPLITS = 3  # bits of one sum that are told apart
+EXPANSIONS = 256  # terms looked at when a bit is known
 
 
 @dataclass(frozen=True)
@@ -104,27 +105,43 @@ class Sums:
         return min(plain, cases)
 
     def _cases(self, terms: dict[int, int], offset: int, depth: int) -> Value:
-        found = self._bit_product(terms) if depth else None
+        found = self._factor_bit(terms) if depth else None
         if found is None:
             return self._plain(terms, offset)
-        product, bit, other = found
-        c = terms[product]
-        inner, pairs, gained = self._ops[other], [(other, 1)], 0
-        if inner.kind == "affine":
-            pairs, gained = list(zip(inner.inputs, inner.params[0], strict=True)), inner.params[1]
         result: Value = None
         for choice in (0, 1):
-            taken, total = dict(terms), offset + choice * c * gained
-            del taken[product]
-            for v, k in pairs:
-                taken[v] = taken.get(v, 0) + choice * c * k
-            for v, known in self._implied(bit, choice):
-                total += taken.pop(v, 0) * known
-            case = self._cases(taken, total, depth - 1)
-            if case is None:
+            case = self._with(terms, offset, dict(self._implied(found, choice)))
+            value = self._cases(*case, depth - 1)
+            if value is None:
                 return None
-            result = case if result is None else self._domain.hull(result, case)
+            result = value if result is None else self._domain.hull(result, value)
         return result
+
+    def _with(
+        self, terms: dict[int, int], offset: int, known: dict[int, int]
+    ) -> tuple[dict[int, int], int]:
+        """A sum with some bits known: their products are gone, or are the other factor."""
+        rest: dict[int, int] = {}
+        pending = dict(terms)
+        for _ in range(EXPANSIONS):
+            if not pending:
+                break
+            var = max(pending)  # what a factor is made of comes before it, so each is met once
+            c, op = pending.pop(var), self._ops[var]
+            if var in known:
+                offset += c * known[var]
+            elif op.kind == "multiply" and not known.keys().isdisjoint(op.inputs):
+                bit, other = op.inputs if op.inputs[0] in known else op.inputs[::-1]
+                factor, inner = c * known[bit], self._ops[other]
+                added = {other: 1}
+                if inner.kind == "affine":
+                    added = dict(zip(inner.inputs, inner.params[0], strict=True))
+                    offset += factor * inner.params[1]
+                for v, k in added.items() if factor else ():
+                    pending[v] = pending.get(v, 0) + factor * k
+            else:
+                rest[var] = c
+        return rest | pending, offset
 
     def _implied(self, bit: int, choice: int) -> list[tuple[int, int]]:
         """Variables that a bit's value fixes: itself, and x where the bit is c x + offset."""
@@ -133,18 +150,14 @@ class Sums:
             return [(bit, choice), (op.inputs[0], op.params[0][0] * (choice - op.params[1]))]
         return [(bit, choice)]
 
-    def _bit_product(self, terms: dict[int, int]) -> tuple[int, int, int] | None:
-        """(product, bit, other factor) of a term that is a bit times something."""
+    def _factor_bit(self, terms: dict[int, int]) -> int | None:
+        """A bit that multiplies something in a sum; best one that occurs beside the product too."""
         for var, c in terms.items():
             if c and self._ops[var].kind == "multiply":
-                x, y = self._ops[var].inputs
-                bits = [(a, b) for a, b in ((x, y), (y, x)) if self._is_bit(a)]
-                # Best is one that occurs beside the product too.
-                bits.sort(
-                    key=lambda pair: all(v not in terms for v, _ in self._implied(pair[0], 0))
-                )
+                bits = [v for v in self._ops[var].inputs if self._is_bit(v)]
+                bits.sort(key=lambda v: terms.keys().isdisjoint(dict(self._implied(v, 0))))
                 if bits:
-                    return var, *bits[0]
+                    return bits[0]
         return None
 
     def _plain(self, terms: dict[int, int], offset: int) -> Value:

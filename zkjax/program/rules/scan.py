@@ -16,6 +16,7 @@ from zkjax.errors import OverflowBoundError, ScaleError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.induction import repeated
+from zkjax.program.intervals import GROWTH, Sums
 from zkjax.program.ops import RULES
 from zkjax.program.tracing import Sym, Tracer, Value, primitive
 
@@ -144,6 +145,7 @@ def _growth(b: Builder, base: int, last: int) -> tuple[int, int]:
     def of(var: int) -> tuple[int, int]:
         return known.get(var, (0, b.bounds[var]))
 
+    sums = Sums(b.ops, GROWTH, of, lambda n: (0, abs(n)), lambda v: is_bit(b, v))
     for var in range(base + 1, last + 1):
         op = b.ops[var]
         start, factor, rest = b.growth.get(var, (None, 0, 0))
@@ -152,16 +154,24 @@ def _growth(b: Builder, base: int, last: int) -> tuple[int, int]:
         if not any(i in known for i in op.inputs):
             continue
         if op.kind == "affine":
-            weighted = [(abs(c), *of(i)) for c, i in zip(op.params[0], op.inputs, strict=True)]
-            rest = abs(op.params[1]) + sum(c * r for c, _, r in weighted)
-            known[var] = sum(c * a for c, a, _ in weighted), rest
+            known[var] = sums.affine(op)
         elif RULES[op.kind].selects or op.kind in ("pad", "shift"):
             known[var] = max(of(i)[0] for i in op.inputs), max(of(i)[1] for i in op.inputs)
         elif op.kind == "multiply":
-            bits = [i for i, operand in enumerate(op.inputs) if b.bounds[operand] <= 1]
+            bits = [i for i, operand in enumerate(op.inputs) if is_bit(b, operand)]
             if bits:
                 known[var] = min(of(op.inputs[1 - i]) for i in bits)
     return of(last)
+
+
+def is_bit(b: Builder, var: int) -> bool:
+    """Whether a value is 0 or 1 by what it is."""
+    op = b.ops[var]
+    if RULES[op.kind].selects or op.kind == "multiply":
+        return all(is_bit(b, i) for i in op.inputs)
+    if op.kind == "affine" and op.params == ((-1,), 1):
+        return is_bit(b, op.inputs[0])
+    return b.bounds[var] <= 1 and op.kind in ("argmax_bit", "limb", "nonnegative", "onehot")
 
 
 def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:

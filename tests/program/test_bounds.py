@@ -1,0 +1,441 @@
+"""Proven bounds: what may wrap around p is refused, whatever a builder was told."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import zkjax
+from zkjax import fixed
+from zkjax.errors import OverflowBoundError, TraceError, VerificationError, ZkjaxError
+from zkjax.field.goldilocks import P
+from zkjax.program.bounds import prove_bounds, undischarged
+from zkjax.program.builder import Builder
+from zkjax.program.normal_form import normal_form
+from zkjax.program.program import Port, Program
+from zkjax.program.statement import Statement
+from zkjax.program.tables import Table, range_table
+
+WIDE = 1  # what a builder may be told of any variable: the pass does not listen
+
+
+def built(b: Builder, inputs: list[tuple[int, str, int]], output: int) -> Program:
+    """The program with ports (variable, dtype, group) and one public int64 output."""
+    ports = [Port(v, dtype, group, str(i)) for i, (v, dtype, group) in enumerate(inputs)]
+    return normal_form(b, ports, [Port(output, "int64", -1, "")])[0]
+
+
+def confined(b: Builder, number: int = 0, dtype: str = "int8", shape=(4,)) -> int:
+    var = b.input(number, shape, dtype, str(number))
+    b.input_range_check(var, dtype, str(number))
+    return var
+
+
+def advice(b: Builder, kind: str, inputs, shape, *params) -> int:
+    return b.add(kind, inputs, shape, WIDE, *params)
+
+
+def wide(b: Builder, var: int, bits: int) -> int:
+    """A value of about so many bits, made of products that are believed to be small."""
+    value, size = var, 7
+    while size < bits:
+        step = min(size, bits - size)
+        factor = b.affine([(var, 1 << step)], bound=WIDE)
+        value = b.add("multiply", sorted([value, factor]), b.shape(var), WIDE)
+        size += 7 + step
+    return value
+
+
+def refused(program: Program, match: str | None = None) -> None:
+    with pytest.raises(OverflowBoundError, match=match):
+        prove_bounds(program)
+    with pytest.raises(OverflowBoundError):
+        Statement(program).require_proven()
+
+
+# What each relation needs -------------------------------------------------------------------------
+
+
+def rounding(bits: int, dropped: int) -> Program:
+    b = Builder()
+    z = wide(b, confined(b), bits + dropped - 1)
+    y = advice(b, "round", [z], (4,), dropped)
+    b.signed_range_check(y, bits, y)
+    rem = b.affine([(z, 1), (y, -(1 << dropped))], 1 << (dropped - 1), bound=WIDE)
+    b.range_check(rem, dropped, y)
+    return built(b, [(0, "int8", 0)], y)
+
+
+def division(width: int, bits: int) -> Program:
+    b = Builder()
+    x = confined(b)
+    d = wide(b, x, width)
+    y = advice(b, "divide", [x, d], (4,))
+    b.signed_range_check(y, bits, y)
+    product = b.add("multiply", sorted([d, y]), (4,), WIDE)
+    b.range_check(b.affine([(x, 1), (product, -1)], bound=WIDE), width, y)
+    return built(b, [(x, "int8", 0)], y)
+
+
+def comparison(bits: int, width: int) -> Program:
+    b = Builder()
+    x = wide(b, confined(b), bits)
+    bit = advice(b, "nonnegative", [x], (4,))
+    b.lookup(range_table(1), [bit], bit)
+    b.range_check(b.affine([(x, 1), (bit, -(1 << width))], 1 << width, bound=WIDE), width, bit)
+    return built(b, [(0, "int8", 0)], bit)
+
+
+def column(bits: int) -> Program:
+    b = Builder()
+    x = wide(b, confined(b), bits)
+    table = Table("t", (np.arange(3), np.array([5, 6, 7])))
+    y = advice(b, "lookup", [x], (4,), table.digest.hex(), 1)
+    b.lookup(table, [x, y], y)
+    return built(b, [(0, "int8", 0)], y)
+
+
+def zero(bits: int) -> Program:
+    b = Builder()
+    x = confined(b)
+    name = b.alias(x)
+    b.require_zero(b.affine([(wide(b, x, bits), 1)], bound=WIDE), name)
+    return built(b, [(x, "int8", 0)], name)
+
+
+def output(bits: int) -> Program:
+    b = Builder()
+    return built(b, [(0, "int8", 0)], wide(b, confined(b), bits))
+
+
+def maximum(bits: int, width: int) -> Program:
+    b = Builder()
+    x = wide(b, confined(b, shape=(2, 4)), bits)
+    m = advice(b, "max", [x], (2,))
+    spread = b.broadcast(m, (2, 4), [0])
+    b.range_check(b.affine([(spread, 1), (x, -1)], bound=WIDE), width, m)
+    return built(b, [(0, "int8", 0)], m)
+
+
+WRAPS = {  # name: (a program that is fine, one that may wrap)
+    "rounding": (rounding(30, 20), rounding(48, 20)),
+    "division": (division(20, 30), division(40, 40)),
+    "comparison": (comparison(50, 50), comparison(64, 50)),
+    "comparison to a width": (comparison(20, 40), comparison(20, 64)),
+    "key of a table": (column(50), column(70)),
+    "zero": (zero(50), zero(70)),
+    "output": (output(50), output(70)),
+    "maximum": (maximum(40, 40), maximum(63, 40)),
+    "maximum to a width": (maximum(20, 40), maximum(20, 64)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_relations_that_may_wrap_are_refused(name):
+    fine, wraps = WRAPS[name]
+    prove_bounds(fine)
+    refused(wraps)
+
+
+def test_the_last_bound_that_does_not_wrap():
+    """X + 2^w < p, exactly: e - t can't be p."""
+    for offset, holds in ((P - 129, True), (P - 128, True), (P - 127, False)):
+        b = Builder()
+        x = confined(b)
+        y = b.add("affine", [b.alias(x)], (4,), WIDE, (1,), offset)  # up to offset + 127
+        b.lookup(Table("zero", (np.zeros(1, np.int64),)), [y], b.alias(x))
+        program = built(b, [(x, "int8", 0)], b.alias(x))
+        if holds:
+            prove_bounds(program)
+        else:
+            refused(program)
+
+
+# Where bounds come from ---------------------------------------------------------------------------
+
+
+def test_a_relation_solves_for_coefficients_of_one_only():
+    """2 y in [0, 2^16) mod p leaves y = j / 2 for every odd j too."""
+    for coefficient, fine in ((1, True), (-1, True), (2, False), (-2, False)):
+        b = Builder()
+        x = confined(b)
+        y = advice(b, "limb", [x], (4,), 0, 16)
+        b.lookup(range_table(16), [b.affine([(y, coefficient)], 1 << 15, bound=WIDE)], y)
+        program = built(b, [(x, "int8", 0)], y)
+        if fine:
+            values = prove_bounds(program)
+            assert values[program.outputs[0].var] in {(-(2**15), 2**15 - 1), (1 - 2**15, 2**15)}
+        else:
+            refused(program, "without a bound")
+
+
+def test_an_interval_that_holds_an_element_twice_bounds_nothing():
+    b = Builder()
+    x = confined(b)
+    y = advice(b, "limb", [x], (4,), 0, 16)
+    shift = b.add("affine", [y], (4,), WIDE, (1,), P // 2 + 2**15)  # y within p/2 and beyond
+    b.lookup(range_table(16), [shift], y)
+    refused(built(b, [(x, "int8", 0)], y))
+
+
+@pytest.mark.parametrize("left_out", [None, 0, 1, 2, 3])
+def test_slices_bound_a_tensor_if_they_cover_it(left_out):
+    b = Builder()
+    x = b.input(0, (6, 5), "uint8", "x")
+    boxes = [((0, 0), (4, 3)), ((0, 3), (4, 2)), ((4, 0), (2, 3)), ((4, 3), (2, 2))]
+    for i, (start, shape) in enumerate(boxes):
+        if i != left_out:
+            b.range_check(b.slice(x, start, shape), 8, x)
+    program = built(b, [(x, "uint8", 0)], x)
+    if left_out is None:
+        assert prove_bounds(program)[0] == (0, 255)
+    else:
+        refused(program, "without a bound")
+
+
+def test_slices_with_gaps_do_not_cover():
+    b = Builder()
+    x = b.input(0, (8,), "uint8", "x")
+    b.range_check(b.slice(x, (0,), (4,), (2,)), 8, x)
+    b.range_check(b.slice(x, (4,), (4,)), 8, x)
+    refused(built(b, [(x, "uint8", 0)], x), "without a bound")
+
+
+def test_an_input_is_confined_to_its_own_type():
+    b = Builder()
+    x = b.input(0, (4,), "int8", "x")
+    b.range_check(b.affine([(x, 1)], 1 << 15), 16, x)
+    refused(built(b, [(x, "int8", 0)], x), "int8")
+
+
+def test_public_values_stay_exact_in_float64():
+    for power, fine in ((44, True), (46, False)):
+        b = Builder()
+        x = b.input(0, (4,), "int8", "x", known=True)
+        y = b.affine([(b.alias(x), 1 << power), (x, 1)], bound=WIDE)
+        z = b.affine([(b.alias(y), 1), (y, -1), (x, 1)], bound=WIDE)  # small in the end
+        program = built(b, [(x, "int8", -1)], z)
+        if fine:
+            prove_bounds(program)
+        else:
+            refused(program)
+
+
+def test_obligations_are_shown_by_what_is_left():
+    b = Builder()
+    x = confined(b)
+    b.rely(x, -128, 127, "")
+    b.rely(x, -127, 127, "")
+    b.rely(b.multiply(x, x), 0, 1 << 14, "")
+    program = built(b, [(x, "int8", 0)], x)
+    assert undischarged(program, prove_bounds(program)) == [(0, -127, 127)]
+    with pytest.raises(OverflowBoundError, match="-127"):
+        Statement(program).require_proven()
+
+
+# Scans --------------------------------------------------------------------------------------------
+
+
+def loop(step, length: int = 4, start: int | None = None, width: int = 3) -> Program:
+    """A scan whose carry c' = step(builder, what enters), tied to it by a zero relation."""
+    b = Builder()
+    x = confined(b, shape=(width,))
+    carry = advice(b, "carry", (), (length, width), 0)
+    enters = b.add("shift", (x, carry), (length, width), WIDE, False)
+    leaves = step(b, enters, carry)
+    b.require_zero(b.affine([(leaves, 1), (carry, -1)], bound=WIDE), carry)
+    return built(b, [(x, "int8", 0)], carry)
+
+
+STEPS = {  # name: (what a step does, the bound of the carry after four of them)
+    "kept": (lambda b, c, _: b.affine([(b.alias(c), 1)], 0), 128),
+    "negated": (lambda b, c, _: b.affine([(c, -1)]), 128),
+    "counted": (lambda b, c, _: b.affine([(c, 1)], 5), 128 + 20),
+    "doubled": (lambda b, c, _: b.affine([(c, 2)], 1), 128 * 16 + 15),
+    "moved": (
+        lambda b, c, _: b.reshape(b.transpose(b.reshape(c, (4, 3, 1)), (0, 2, 1)), (4, 3)),
+        128,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_carry_is_bounded_by_induction(name):
+    step, bound = STEPS[name]
+    program = loop(step)
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert max(-low, high) == bound
+
+
+def test_growth_that_no_bound_holds_is_refused():
+    refused(loop(lambda b, c, _: b.multiply(c, c)), "carry")
+    refused(loop(lambda b, c, _: b.affine([(c, 2)]), length=70), "carry")
+
+
+def test_steps_are_not_mixed():
+    """A value of one step from a later one: no induction, and there need not be one solution."""
+    for mixed in (
+        lambda b, c, _: b.add("reverse", [c], b.shape(c), WIDE, (0,)),
+        lambda b, c, _: b.add("take", [c], b.shape(c), WIDE, 0, (1, 2, 3, 3), b.shape(c)),
+        lambda b, c, _: b.transpose(b.reshape(c, (4, 4)), (1, 0)),
+        lambda b, c, carry: b.affine([(carry, 3), (c, -1)]),
+        lambda b, c, carry: b.affine([(b.alias(carry), 1), (c, 0)]),
+    ):
+        refused(loop(mixed, width=4), "depends on itself|no bound|without a bound|wrap")
+
+
+def test_both_directions_at_once_are_no_scan():
+    def step(b, c, carry):
+        x = 0
+        back = b.add("shift", (x, carry), b.shape(carry), WIDE, True)
+        return b.affine([(c, 1), (back, 1)], bound=WIDE)
+
+    refused(loop(step), "depends on itself")
+
+
+def test_a_bound_that_stopped_early():
+    """34 choices between c and -c, which have no product of factors; it ended as 0."""
+
+    def body(c, y):
+        for _ in range(34):
+            c = jnp.where(y > 0, c, jnp.int8(0) - c)
+        return c + jnp.where(y > 0, jnp.int8(60), jnp.int8(0)), None
+
+    def fn(x):
+        return lax.scan(body, jnp.int8(0), x)[0].astype(jnp.int32)
+
+    x = np.ones(4, np.int8)
+    with pytest.raises(OverflowBoundError, match="int8 may wrap"):
+        zkjax.trace(fn)(zkjax.Private(x))
+
+    def wide(x):  # the same in a type that holds it
+        return lax.scan(lambda c, y: body32(c, y), jnp.int32(0), x)[0]
+
+    def body32(c, y):
+        for _ in range(8):
+            c = jnp.where(y > 0, c, 0 - c)
+        return c + jnp.where(y > 0, 60, 0), None
+
+    program = zkjax.trace(wide)(zkjax.Private(x)).program
+    assert prove_bounds(program)[program.outputs[0].var] == (-240, 240)
+    assert zkjax.provable(wide)(x) == 240
+
+
+def test_nested_scans_grow_together():
+    def fn(x):
+        def outer(c, y):
+            def inner(d, z):
+                return d + z, None
+
+            return lax.scan(inner, c, y)[0], None
+
+        return lax.scan(outer, jnp.int32(0), x)[0]
+
+    program = zkjax.trace(fn)(zkjax.Private(np.ones((5, 7), np.int8))).program
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert max(-low, high) == 35 * 128
+
+
+# Tables, names, merged roundings ------------------------------------------------------------------
+
+
+def table_of(column) -> Table:
+    return Table("t", (np.arange(len(column)), column))
+
+
+def test_tables_hold_the_integers_they_were_given():
+    narrow = table_of(np.array([-128, 5], np.int8))
+    assert narrow.columns[1].dtype == np.int64 and not narrow.columns[1].flags.writeable
+    given = np.array([1, 2])
+    table = table_of(given)
+    given[0] = 9
+    assert list(table.columns[1]) == [1, 2]
+    for columns in (
+        (np.array([126, 127, -128], np.int8),),
+        (np.arange(4), np.array([0, 0.5, 1, 1.5])),
+        (np.arange(2), np.array([1.0, np.nan])),
+        (np.arange(2), np.array([0, 1 << 60])),
+        (np.arange(2), np.array([0, 1 << 63], np.uint64)),
+        (np.arange(2), np.array([1j, 2])),
+        (np.arange(2), np.array(["a", "b"])),
+        (np.arange(2), np.arange(3)),
+        (np.arange(4).reshape(2, 2),),
+        (np.array([], np.int64),),
+        (),
+    ):
+        with pytest.raises(ZkjaxError):
+            Table("t", columns)
+
+
+def test_a_table_of_a_narrow_type_means_what_it_says():
+    table = table_of(np.array([-128, 5, 3, 2], np.int8))
+
+    def fn(x):
+        (y,) = fixed.lookup(x.astype(jnp.float64), table, 0, (0,))
+        return (y * y).astype(jnp.int8).astype(jnp.int32)
+
+    sealed = zkjax.seal(np.array([1, 2], np.int8))
+    program = zkjax.trace(fn)(sealed).program
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert low >= -128 and high <= 127  # a conversion of up to 16384 was checked
+
+
+def test_a_rounding_to_fewer_bits_does_not_outlive_its_use():
+    def only_wide(x):
+        v = fixed.decode(x, 4)
+        fixed.round(v, 0, 4)
+        return fixed.encode(fixed.round(v, 0, 12), 0)
+
+    x = np.array([100 * 16], np.int16)
+    program = zkjax.trace(only_wide)(zkjax.Private(x)).program
+    assert program.evaluate([x])[program.outputs[0].var] == 100
+    for kind in (
+        lambda v, bits: fixed.divide(v, v * v + 1.0, 8, bits),
+        lambda v, bits: fixed.rsqrt(v * v + 1.0, 8, bits),
+        lambda v, bits: fixed.max(v, bits),
+    ):
+
+        def two(x, kind=kind):
+            v = fixed.decode(x, 0)
+            kind(v, 9)
+            return fixed.encode(kind(v, 16), 8)
+
+        def one(x, kind=kind):
+            return fixed.encode(kind(fixed.decode(x, 0), 16), 8)
+
+        shape = zkjax.Private(np.ones((2, 3), np.int8))
+        assert zkjax.trace(two)(shape).digest == zkjax.trace(one)(shape).digest
+
+
+def test_names_are_of_256_bits():
+    b = Builder()
+    confined(b)
+    assert {len(h) for h in b.hashes} == {32}
+    with pytest.raises(TypeError):
+        b.add("limb", [0], (4,), 1, 0.5, 1)  # not taken for the integer below it
+
+
+def test_a_verifier_refuses_a_statement_whose_relations_wrap():
+    def fn(x):
+        return fixed.encode(fixed.round(fixed.decode(x, 8), 0, 16), 0)
+
+    sealed = zkjax.seal(np.array([300], np.int16))
+    _, proof = zkjax.prove(fn)(sealed)
+    statement = zkjax.trace(fn)(sealed)
+    statement.program.obligations.append((statement.program.outputs[0].var, 0, 1))
+    proof.claims.statement = statement.digest
+    with pytest.raises(VerificationError, match="bounds"):
+        zkjax.verify(Statement(statement.program))(sealed.commitment, proof=proof)
+
+
+def test_what_jax_drops_is_not_proved():
+    def fn(x):
+        y = fixed.round(fixed.decode(x, 0), 0, 3)  # out of its range, and of no consequence
+        del y
+        return x
+
+    with pytest.raises(TraceError):
+        zkjax.trace(lambda x: x + x)(zkjax.Private(np.ones(2, np.int8)))
+    assert not zkjax.trace(fn)(zkjax.Private(np.ones(2, np.int8))).program.advice
