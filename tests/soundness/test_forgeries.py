@@ -108,9 +108,9 @@ def test_a_chosen_pad_does_not_shift_a_public_factor():
     pads: set[int] = set()
     honest_claim, honest_instance = Resolver._claim, products.multiply_instance
 
-    def claim(self, var, weights):
+    def claim(self, var, weights, met):
         before = self.party.singles
-        result = honest_claim(self, var, weights)
+        result = honest_claim(self, var, weights, met)
         if var in reshapes and self.party.singles != before:
             pads.add(before)
         return result

@@ -66,22 +66,21 @@ class Relation:
     waiting: int = 0
     settled: bool = False
 
-    def in_field(self, pivot: int, values: Sequence[Value]) -> Value:
-        """An interval of which one number is x mod p, for a term x with coefficient 1 or -1. If x
-        is committed and the interval within (-p/2, p/2), that number is x.
+    def in_field(self, pivot: int, rest: Value) -> Value:
+        """An interval of which one number is x mod p, for a term x with coefficient 1 or -1 beside
+        a ``rest``. If x is committed and the interval within (-p/2, p/2), that number is x.
         """
-        x = self._solved(pivot, values)
+        x = self._solved(pivot, rest)
         return x[:2] if x is not None and abs(x[2]) == 1 else None
 
-    def over_integers(self, pivot: int, values: Sequence[Value]) -> Value:
+    def over_integers(self, pivot: int, rest: Value) -> Value:
         """What x is within if the relation holds over the integers."""
-        x = self._solved(pivot, values)
+        x = self._solved(pivot, rest)
         return None if x is None else (-(-x[0] // x[2]), x[1] // x[2])
 
-    def _solved(self, pivot: int, values: Sequence[Value]) -> tuple[int, int, int] | None:
+    def _solved(self, pivot: int, rest: Value) -> tuple[int, int, int] | None:
         """(low, high, c), c > 0: c x is within, for the only term of x."""
         mine = [c for v, c in self.terms if v == pivot]
-        rest = self.sum(values, without=pivot)
         if len(mine) != 1 or rest is None or not mine[0]:
             return None
         low, high = self.low - rest[1], self.high - rest[0]
@@ -190,7 +189,7 @@ class Bounds:
             if len(unknown) != 1:
                 continue
             (var,) = unknown
-            fact = _centred(r.in_field(var, known))
+            fact = _centred(r.in_field(var, r.sum(known, without=var)))
             if fact is None:
                 continue
             op = self.ops[var]
@@ -252,7 +251,8 @@ class Bounds:
     def _confine(self, r: Relation) -> None:
         """What a settled relation says of committed variables that were confined before."""
         for v, _ in r.terms[:FEW] if r.settled else ():
-            self.values[v] = intersection(self.values[v], r.over_integers(v, self.values))
+            rest = r.sum(self.values, without=v)
+            self.values[v] = intersection(self.values[v], r.over_integers(v, rest))
 
     def dependencies(self, var: int) -> Iterable[int]:
         """What has to be known before a variable."""
@@ -290,19 +290,12 @@ class Bounds:
         return None
 
     def growth_of_atom(self, atom: int, sums: Sums) -> Value:
-        """The growth of a committed variable: that of what its relation equals it to, plus what the
+        """The growth of a committed variable: that of the rest of its relation, plus what the
         relation leaves open.
         """
         r = self.definition[atom]
-        low = max(abs(r.low), abs(r.high)) + abs(r.offset)
-        total = (0, low)
-        for v, c in r.terms:
-            if v != atom and c:
-                x = sums.value(v)
-                if x is None:
-                    return None
-                total = total[0] + abs(c) * x[0], total[1] + abs(c) * x[1]
-        return total
+        rest = self._rest(r, atom, sums)
+        return rest and (rest[0], rest[1] + max(abs(r.low), abs(r.high)))
 
     def _definitions(self) -> dict[int, Relation]:
         """For committed variables that no field fact confines the relation that does: the first
@@ -339,9 +332,10 @@ class Bounds:
             if r.waiting:
                 continue
             # A committed value is what the relation makes it; with others nothing may wrap.
-            fact = _centred(r.in_field(var, self.values)) if var in self.atoms else None
+            rest = self._rest(r, var, self.sums)
+            fact = _centred(r.in_field(var, rest)) if var in self.atoms else None
             if fact is None and r.holds(r.sum(self.values)):
-                fact, r.settled = r.over_integers(var, self.values), True
+                fact, r.settled = r.over_integers(var, rest), True
             if fact is not None:
                 self.values[var], r.settled = intersection(fact, self.values[var]), True
         for r in self.of_var.get(var, ()):
@@ -350,6 +344,20 @@ class Bounds:
                 r.settled = True
             if r.settled:
                 self.values[var] = intersection(self.values[var], (r.low, r.high))
+
+    def _rest(self, r: Relation, pivot: int, sums: Sums) -> Value:
+        """A relation's sum without one term. In the sum as it stands, bits that choose are seen."""
+        op = self.ops[r.var]
+        if op.kind != "affine":
+            return r.sum(self.values, without=pivot) if sums is self.sums else None
+        terms, offset = {}, op.params[1]
+        for v, c in zip(op.inputs, op.params[0], strict=True):
+            base, _, added = self.peeled(v)
+            if base == pivot:
+                offset += c * added
+            else:
+                terms[v] = c
+        return sums.total(terms, offset)
 
     def forward(self, var: int) -> Value:
         """What an operation gives for operands in their intervals."""

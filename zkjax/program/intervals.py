@@ -94,8 +94,10 @@ class Sums:
         """Of sum c_i x_i + offset: the plain sum, or the better of it and the hull over the values
         of bits that multiply something (a choice z + b (y - z) is within the hull of y and z).
         """
-        coefficients, offset = op.params
-        terms = dict(zip(op.inputs, coefficients, strict=True))
+        return self.total(dict(zip(op.inputs, op.params[0], strict=True)), op.params[1])
+
+    def total(self, terms: dict[int, int], offset: int) -> Value:
+        """The same of a sum given by its terms {x_i: c_i}."""
         plain = self._plain(terms, offset)
         cases = self._cases(terms, offset, SPLITS)
         if plain is None or cases is None:
