@@ -128,7 +128,7 @@ def test_budget_adds_errors():
     total = Fraction(3, P**2) + Fraction(2**20, P**2 * 2**5)
     total += exact_error(code.length, code.dimension, 148)
     assert budget.bits == pytest.approx(minus_log2(total), abs=1e-6)
-    assert set(budget.terms) == {"a", "b", "column queries"}
+    assert set(budget.terms) == {"a", "b", "columns"}
 
 
 def test_queries_count_for_the_weakest_code():
@@ -144,7 +144,7 @@ def test_queries_count_for_the_weakest_code():
         assert budget.bits == pytest.approx(min(errors))
         budget.check()
     budget.query_term(codes[0], queries_for(codes[0], S100) - 8)
-    with pytest.raises(VerificationError, match="column queries"):
+    with pytest.raises(VerificationError, match="columns"):
         budget.check()
 
 
