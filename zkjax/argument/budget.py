@@ -1,10 +1,10 @@
 """The soundness budget as code: which error each challenge of a proof adds, from its real sizes.
 
 Every kind of challenge that a transcript gave has a term, a sum over all challenges of that kind;
-one without a term is refused. Unique decoding throughout, in the random-oracle model. The total is a union bound over all terms;
-parameters (queries, grinding) are chosen so that it meets the profile, and the verifier recomputes
-and checks it. Sources: round-by-round analysis of Ligero-type arguments (2022/1608, Longfellow's
-December 2025 security analysis), LogUp (2022/1530).
+one without a term is refused. Unique decoding throughout, in the random-oracle model. The total is
+a union bound over all terms; parameters (queries, grinding) are chosen so that it meets the
+profile, and the verifier recomputes and checks it. Sources: round-by-round analysis of Ligero-type
+arguments (2022/1608, Longfellow's December 2025 security analysis), LogUp (2022/1530).
 """
 
 from __future__ import annotations
