@@ -96,11 +96,11 @@ def squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> Chal
     combination within e with probability at most (e + 1) / |E|, for which n / |E| is counted. False
     products cancel with probability 1 / |E|, and the masks repair a false total for one zeta.
     """
-    vector = transcript.challenge_vector
+    draw = transcript.challenge_vector
     return Challenges(
-        [vector("row combiner", g.rows + MASK_ROWS - 1, g.code.length) for g in groups],
-        vector("pad row combiner", pads.rows + PAD_MASK_ROWS - 1, pads.code.length),
-        vector("product combiner", pads.triples, min(pads.triples, 1)),
+        [draw("row combiner", g.rows + MASK_ROWS - 1, g.code.length) for g in groups],
+        draw("pad row combiner", pads.rows + PAD_MASK_ROWS - 1, pads.code.length),
+        draw("product combiner", pads.triples, min(pads.triples, 1)),
         transcript.challenge("linear combiner", 1),
     )
 
