@@ -27,12 +27,11 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from mutating.mutants import Mutant, mutants, mutated
 from mutating.running import FOLDER, ROOT, import_heavy_modules, missed_by, run_all, touched_by
+
+sys.path.insert(0, str(ROOT))
 
 RESULTS = ROOT / "tests" / "mutation-results.jsonl"
 EXPLAINED = ROOT / "tests" / "mutation-explained.json"
@@ -102,15 +101,15 @@ class Chosen:
         unit = f"{mutant.path}:{mutant.unit}"
         return self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
 
-    def stages(self, mutant: Mutant, seconds: float) -> tuple[list[list[str]], bool]:
-        """Two groups of tests that fit the time, and whether these are all."""
+    def stages(self, mutant: Mutant, seconds: float) -> tuple[list[list[str]], bool, float]:
+        """Two groups of tests that fit the time, whether these are all, how long they take."""
         tests, total, fitting = self.of(mutant), 0.0, []
         for test in tests:
-            total += self.seconds[test]
-            if total > seconds:
+            if total + self.seconds[test] > seconds:
                 break
+            total += self.seconds[test]
             fitting.append(test)
-        return [fitting[:FIRST], fitting[FIRST:]], len(fitting) == len(tests)
+        return [fitting[:FIRST], fitting[FIRST:]], len(fitting) == len(tests), total
 
 
 def results() -> dict[str, dict]:
@@ -128,8 +127,9 @@ def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> Non
         for mutant in todo:
             source = trees.setdefault(mutant.path, (ROOT / mutant.path).read_text())
             tree: ast.Module = mutated(source, mutant)
-            stages, every = chosen.stages(mutant, seconds / 2)
-            yield (mutant, every), missed_by(ROOT / mutant.path, tree, stages), seconds
+            stages, every, expected = chosen.stages(mutant, seconds)
+            task = missed_by(ROOT / mutant.path, tree, stages)
+            yield (mutant, every), task, 15 + 2 * expected
 
     start = time.monotonic()
     with RESULTS.open("a") as file:
@@ -184,19 +184,19 @@ def report(every: list[Mutant], known: dict[str, dict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="mutants whose place or text contains this")
+    parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
     parser.add_argument("--again", default="", help="also those with this verdict")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
     parser.add_argument("--coverage", action="store_true", help="measure what tests reach again")
     parser.add_argument("--report", action="store_true", help="write the report and stop")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=120.0, help="for each mutant")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for each mutant")
     args = parser.parse_args()
     every, known = all_mutants(), results()
     if args.report:
         report(every, known)
         return 0
-    wanted = [m for m in every if args.only in str(m)]
+    wanted = [m for text in args.only for m in every if text in str(m)]
     todo = [m for m in wanted if known.get(m.name, {}).get("verdict") in (None, args.again)]
     if args.list:
         print(*wanted, sep="\n")

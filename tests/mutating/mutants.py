@@ -1,4 +1,4 @@
-"""All mutants of a source file: what a check or a constant is changed into, found in the syntax tree.
+"""All mutants of a source file: what a check or a constant is changed into.
 
 A unit is a function, a method or a statement at the top of a module or a class. A mutant is one
 change in one unit:
