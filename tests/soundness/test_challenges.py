@@ -23,9 +23,10 @@ from soundness.cheating import (
 )
 from soundness.programs import SMALL, every_hint, every_hint_input
 from zkjax.argument.budget import PROFILES, query_error_bits
-from zkjax.argument.party import Party, Planner
+from zkjax.argument.party import Party, Planner, Verifier
 from zkjax.argument.transcript import Transcript, VerifierTranscript
 from zkjax.field.goldilocks import P
+from zkjax.program import products
 from zkjax.protocol import Setup
 from zkjax.verify import verify_statement
 
@@ -301,3 +302,31 @@ def test_claims_on_products_whose_errors_cancel():
     traced = trace_call(two, sealed)
     first, second = variables(traced, "multiply")
     stopped_by("claim combiner", "one", traced, sealed, {first: bump(2), second: bump(2, -1.0)})
+
+
+def test_every_level_has_a_combiner_of_its_own():
+    """Claims are combined with the powers of a challenge that is drawn after they are sent."""
+    traced, proof = proved("every_hint")
+    combined, drawn = [], []
+    challenge, sumcheck = Transcript.challenge, products.sumcheck
+
+    def recorded(self, kind, degree=None):
+        value = challenge(self, kind, degree)
+        if kind == "claim combiner" and isinstance(self, VerifierTranscript):
+            drawn.append(value)
+        return value
+
+    def observed(party, claim, *rest):
+        if isinstance(party, Verifier):
+            combined.append([c for _, c in party.tape._parents[claim.index]])
+        return sumcheck(party, claim, *rest)
+
+    with (
+        mock.patch.object(Transcript, "challenge", recorded),
+        mock.patch.object(products, "sumcheck", observed),
+    ):
+        verify_statement(traced.statement, proof)
+    assert len(drawn) == len(combined) == len(set(drawn)) > 3
+    for c, coefficients in zip(drawn, combined, strict=True):
+        assert coefficients == [c ** (i + 1) for i in range(len(coefficients))]
+    assert max(map(len, combined)) > 1
