@@ -1,6 +1,7 @@
 """Change the verifier in one place at a time and see that a test goes red.
 
-Usage: python tests/mutation.py [--only TEXT] [--again VERDICT] [--list] [--coverage] [--report]
+Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT] [--list] [--coverage [FILE ..]]
+           [--report] [--workers N] [--seconds S]
 
 Every module between a file and "accepted" is covered, and what tracing must refuse: see ``SOURCES``
 and, for the changes, ``mutating/mutants.py``. The tests that reach the changed function are run,
@@ -65,21 +66,21 @@ def all_mutants() -> list[Mutant]:
     return [m for name in names for m in mutants(name, (ROOT / name).read_text())]
 
 
-def measure(workers: int) -> dict[str, dict]:
-    """What every test reaches and how long it takes; kept in a file."""
-    files = [
+def measure(workers: int, files: list[str]) -> None:
+    """What the tests of some files, or of all, reach and how long they take; kept in a file."""
+    files = files or [
         str(f.relative_to(ROOT))
         for t in TESTS
         for f in ([ROOT / t] if t.endswith(".py") else sorted((ROOT / t).glob("test_*.py")))
     ]
-    tests: dict[str, dict] = {}
+    tests: dict[str, dict] = json.loads(COVERAGE.read_text()) if COVERAGE.exists() else {}
+    tests = {t: entry for t, entry in tests.items() if t.split("::")[0] not in files}
     tasks = ((f, touched_by(f), 1800.0) for f in files)
     for file, answer in run_all(tasks, workers):
         failed = [t for t, entry in (answer or {}).items() if not entry["passed"]]
         print(f"{file}: {len(answer or {})} tests, {len(failed)} not passed", flush=True)
         tests |= {t: e for t, e in (answer or {}).items() if e["passed"]}
     COVERAGE.write_text(json.dumps(tests))
-    return tests
 
 
 class Chosen:
@@ -187,7 +188,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
     parser.add_argument("--again", default="", help="also those with this verdict")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
-    parser.add_argument("--coverage", action="store_true", help="measure what tests reach again")
+    parser.add_argument("--coverage", nargs="*", help="measure what (these) tests reach, and stop")
     parser.add_argument("--report", action="store_true", help="write the report and stop")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0, help="of tests for each mutant")
@@ -202,8 +203,10 @@ def main() -> int:
         print(*wanted, sep="\n")
         return 0
     import_heavy_modules()
-    if args.coverage or not COVERAGE.exists():
-        measure(args.workers)
+    if args.coverage is not None or not COVERAGE.exists():
+        measure(args.workers, args.coverage or [])
+    if args.coverage is not None:
+        return 0
     run(Chosen(json.loads(COVERAGE.read_text())), todo, args.workers, args.seconds)
     verdicts = Counter(results().get(m.name, {}).get("verdict", "not run") for m in wanted)
     print(", ".join(f"{n} {verdict}" for verdict, n in verdicts.items()))

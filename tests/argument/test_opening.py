@@ -469,7 +469,9 @@ def test_a_word_that_is_right_in_the_foreseen_columns(group, rng):
 
 
 class Seen(ProverTranscript):
-    """Keeps responses and opened columns; challenges do not depend on the messages."""
+    """Keeps responses and opened columns; challenges are in F and do not depend on the messages, so
+    that every component of E can be looked at alone.
+    """
 
     def __init__(self, label, kappa):
         super().__init__(label, kappa)
@@ -478,6 +480,11 @@ class Seen(ProverTranscript):
     def absorb(self, kind, data):
         if kind.startswith("squeeze"):
             super().absorb(kind, data)
+
+    def challenge_vector(self, kind, n, degree=None):
+        values = super().challenge_vector(kind, n, degree)
+        values[1:] = 0
+        return values
 
     def write_field(self, kind, values):
         self.values.setdefault(kind, []).append(values)
@@ -501,50 +508,63 @@ def rank(rows: np.ndarray) -> int:
     return found
 
 
-def mask_views(kappa: int) -> dict[str, np.ndarray]:
-    """Responses that consist of masks alone, with the masks' values in the opened columns, of many
-    proofs that differ in their entropy only; one row a proof.
+LOG_ROWS = (2, 4)  # of the group and of the pads, for the views
+
+
+def mask_views(kappa: int, proofs: int) -> dict[str, np.ndarray]:
+    """What the first component of each mask shows, one row a proof; proofs differ in entropy only.
+
+    The linear and the product response consist of masks alone, seen with the masks' values in the
+    opened columns. The proximity response is seen with everything else of its tableaux.
     """
     views: dict[str, list[np.ndarray]] = {}
-    for seed in range(110):
-        # Blinded rows would hide a mask that does not: nothing is combined but masks.
-        instance = Instance(kappa, [(2, [1])], triples=0, seed=seed, log_pad_row=4)
+    for seed in range(proofs):
+        # Blinded rows would hide a mask that does not: they have no weight and no products.
+        instance = Instance(kappa, [(LOG_ROWS[0], [1])], 0, seed, log_pad_row=LOG_ROWS[1])
         instance.groups[0].weights[:] = 0
         instance.pad_weights[:] = 0
         transcript = Seen("opening", kappa)
         opening_prover.prove(transcript, instance.profile, instance.groups, instance.pads)
-        _, masks, pads = transcript.values["opened columns"]
-        masks = masks.reshape(len(masks), 3, kappa)
-        pads = pads.reshape(len(pads), -1, kappa)[:, -5:]
-        for kind, opened in (
-            ("linear response", masks[:, 1:, 0]),
-            ("pad linear response", pads[:, 1:3, 0]),
-            ("product response", pads[:, 3:, 0]),
+        seen = transcript.values
+        columns, masks, pads = seen["opened columns"]
+        masks = masks.reshape(len(masks), 3, kappa)[:, :, 0]
+        pads = pads.reshape(len(pads), -1, kappa)[:, :, 0]
+        of_group = [seen["linear response"][0][0], masks, columns]
+        of_pads = [seen["pad linear response"][0][0], seen["product response"][0][0], pads]
+        for kind, others in (
+            ("linear response", [masks[:, 1:]]),
+            ("pad linear response", [pads[:, 2:4]]),
+            ("product response", [pads[:, 4:]]),
+            ("proximity response", of_group),
+            ("pad proximity response", of_pads),
         ):
-            (response,) = transcript.values[kind]
-            views.setdefault(kind, []).append(np.concatenate([response[0], opened.reshape(-1)]))
-        views.setdefault("sizes", []).append(np.array([len(masks), len(pads)]))
+            parts = [seen[kind][0][0], *(o.reshape(-1) for o in others)]
+            views.setdefault(kind, []).append(np.concatenate(parts))
     return {kind: np.stack(rows) for kind, rows in views.items()}
 
 
-def test_opened_masks_are_uniform_given_the_response():
-    """The view of a mask has all the freedom it can have: the coefficients of the response, and for
-    each column the values of both summands, tied by their sum. Also both mu vary.
+def test_masks_hide_all_that_they_can():
+    """The view of a mask has full rank: all coefficients of the response, and for each opened
+    column the values of its summands, tied to the response by one equation.
     """
-    views = mask_views(2)
-    t, pad_t = views["sizes"][0]
-    code, pad_code = (choose_code(log_row, 1, PROFILES[2]) for log_row in (2, 4))
-    k, w = pad_code.dimension, pad_code.row
+    codes = [choose_code(log_row, 1, PROFILES[2]) for log_row in LOG_ROWS]
+    k, w = codes[1].dimension, codes[1].row
+    t, pad_t = (queries_for(code, PROFILES[2]) for code in codes)
     # As many coefficients as columns belong to both summands.
-    assert t <= code.dimension - (code.row - 1)
+    assert t <= codes[0].dimension - (codes[0].row - 1)
     assert pad_t <= k - (w - 1) and pad_t <= k - (k - 1 - w)
+    linear = codes[0].dimension + codes[0].row - 1 + t
+    pad_linear, product = k + w - 1 + pad_t, 2 * k - 1 - w + pad_t
     expected = {
-        "linear response": code.dimension + code.row - 1 + t,
-        "pad linear response": k + w - 1 + pad_t,
-        "product response": 2 * k - 1 - w + pad_t,
+        "linear response": linear,
+        "pad linear response": pad_linear,
+        "product response": product,
+        # One row, opened in as many columns as it has blinding.
+        "proximity response": codes[0].dimension + linear + t,
+        "pad proximity response": k + pad_linear + product + pad_t,
     }
+    views = mask_views(2, max(expected.values()) + 5)
     assert {kind: rank(views[kind]) for kind in expected} == expected
-    assert all(len(views[kind]) > n for kind, n in expected.items())
 
 
 # Messages of a prover that deviates -------------------------------------------------------------

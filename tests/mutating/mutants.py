@@ -118,7 +118,7 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
         yield f"'{text}' is zero", _trivial("zeros", node)
         yield f"'{text}' repeats", _trivial("same", node)
         if called == "field":
-            for i in (0, 1, 2, -1, -2, -3, -4):
+            for i in (0, 1, 2, -1, -2, -3, -4, -5):
                 yield f"row {i} of '{text}' is zero", _trivial("row", node, ast.Constant(i))
 
 
