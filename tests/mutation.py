@@ -5,7 +5,7 @@ Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT] [--list] [--c
 
 Every module between a file and "accepted" is covered, and what tracing must refuse: see ``SOURCES``
 and, for the changes, ``mutating/mutants.py``. The tests that reach the changed function are run,
-the fastest first, until one fails. A verdict is
+those that killed other mutants and fast ones first, until one fails. A verdict is
 
 - killed: a test failed;
 - survived: all these tests pass, or there is none;
@@ -84,12 +84,23 @@ def measure(workers: int, files: list[str]) -> None:
 
 
 class Chosen:
-    """The tests for a mutant: those that reach its unit, fastest first."""
+    """The tests for a mutant, of those that reach its unit: first its module's own (test_opening.py
+    for opening.py and opening_prover.py) and those that killed others, then the fastest of every
+    file, then the second fastest of every file, ..
+    """
 
-    def __init__(self, tests: dict[str, dict]):
+    def __init__(self, tests: dict[str, dict], known: dict[str, dict], name: str):
+        self._name, self.all = name, not name
+        kills = Counter(r["by"] for r in known.values())
         self.seconds = {t: entry["seconds"] for t, entry in tests.items()}
         self._by_unit: dict[str, list[str]] = defaultdict(list)
+        place: dict[str, int] = {}
+        count = Counter[str]()
         for test in sorted(tests, key=self.seconds.__getitem__):
+            file = test.split("::")[0]
+            place[test] = count[file]
+            count[file] += 1
+        for test in sorted(tests, key=lambda t: (-kills[t], place[t], self.seconds[t])):
             files = set()
             for unit in tests[test]["units"]:
                 self._by_unit[unit].append(test)
@@ -99,8 +110,14 @@ class Chosen:
 
     def of(self, mutant: Mutant) -> list[str]:
         """A function that no test calls after imports, or no function: what reaches its module."""
-        unit = f"{mutant.path}:{mutant.unit}"
-        return self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
+        unit, module = f"{mutant.path}:{mutant.unit}", Path(mutant.path).stem
+        tests = self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
+
+        def foreign(test: str) -> bool:
+            stem = Path(test.split("::")[0]).stem.removeprefix("test_")
+            return not module.startswith(stem)
+
+        return sorted((t for t in tests if self._name in t), key=foreign)
 
     def stages(self, mutant: Mutant, seconds: float) -> tuple[list[list[str]], bool, float]:
         """Two groups of tests that fit the time, whether these are all, how long they take."""
@@ -136,8 +153,8 @@ def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> Non
     with RESULTS.open("a") as file:
         for count, ((mutant, every), answer) in enumerate(run_all(tasks(), workers), 1):
             answer = answer or {"verdict": "undecided", "by": "out of time"}
-            if answer["verdict"] == "survived" and not every:
-                answer = {"verdict": "undecided", "by": "more tests than time"}
+            if answer["verdict"] == "survived" and not (every and chosen.all):
+                answer = {"verdict": "undecided", "by": "not all tests that reach it were run"}
             where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
             print(json.dumps(where | answer), file=file, flush=True)
             pace = (time.monotonic() - start) / count
@@ -187,6 +204,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
     parser.add_argument("--again", default="", help="also those with this verdict")
+    parser.add_argument("--tests", default="", help="only tests whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
     parser.add_argument("--coverage", nargs="*", help="measure what (these) tests reach, and stop")
     parser.add_argument("--report", action="store_true", help="write the report and stop")
@@ -207,7 +225,8 @@ def main() -> int:
         measure(args.workers, args.coverage or [])
     if args.coverage is not None:
         return 0
-    run(Chosen(json.loads(COVERAGE.read_text())), todo, args.workers, args.seconds)
+    chosen = Chosen(json.loads(COVERAGE.read_text()), known, args.tests)
+    run(chosen, todo, args.workers, args.seconds)
     verdicts = Counter(results().get(m.name, {}).get("verdict", "not run") for m in wanted)
     print(", ".join(f"{n} {verdict}" for verdict, n in verdicts.items()))
     return verdicts["survived"]
