@@ -28,6 +28,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 from mutating.mutants import Mutant, mutants, mutated
 from mutating.running import FOLDER, ROOT, import_heavy_modules, missed_by, run_all, touched_by

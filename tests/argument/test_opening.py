@@ -330,6 +330,22 @@ def test_rows_of_too_high_degree_are_rejected():
     assert instance.rejection(instance.prove()) == "proximity test"
 
 
+@pytest.mark.parametrize("triples", [0, 1, 2])
+def test_degrees_of_the_challenges(triples):
+    """What the budget counts: the lengths of the codes, and 1 for what is one linear condition."""
+    instance, transcript = Instance(triples=triples), Transcript("degrees", 2)
+    drawn = opening.squeeze(transcript, instance.groups, instance.pads)
+    assert transcript.squeezed == {
+        "row combiner": [g.code.length for g in instance.groups],
+        "pad row combiner": [instance.pad_code.length],
+        "product combiner": [1 if triples else 0],
+        "linear combiner": [1],
+    }
+    rows, pad_rows = instance.pad_values.shape[1], drawn.pad_rows.shape[1]
+    assert [u.shape[1] for u in drawn.rows] == [5 + 2, 1 + 2] and pad_rows == rows + 4
+    assert drawn.products.shape[1] == triples
+
+
 # Challenges that the prover knows -----------------------------------------------------------------
 
 
