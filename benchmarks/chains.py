@@ -3,8 +3,8 @@
     python benchmarks/chains.py [--out FILE]
 
 Each chain applies one kind of linear operation to its own result, so that claims could double with
-every one of them. Times are CPU seconds of the second proof in the process (warm kernels), without
-tracing and running the function. What a proof costs anyway is taken off: the time of the chain of 10.
+every one of them. Verifying is timed in CPU seconds, and of proving the reduction and the opening,
+both with warm kernels. What a proof costs anyway is taken off: the time of the chain of 10.
 """
 
 from __future__ import annotations

@@ -1,156 +1,236 @@
-"""Delete the checks of the verifier one at a time and see that a test goes red.
+"""Change the verifier in one place at a time and see that a test goes red.
 
-Usage: python tests/mutation.py [--only TEXT] [--list]
+Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT] [--list] [--coverage [FILE ..]]
+           [--report] [--workers N] [--seconds S]
 
-Every statement that is a check (a relation, a requirement, a raised refusal) is replaced by
-``pass`` in a copy of the sources, and the tests run against that copy until one fails. A check that
-no test misses is a survivor; the exit code is the number of survivors. This takes hours,
-so it is not part of the default run.
+Every module between a file and "accepted" is covered, and what tracing must refuse: see ``SOURCES``
+and, for the changes, ``mutating/mutants.py``. The tests that reach the changed function are run,
+those that killed other mutants and fast ones first, until one fails. A verdict is
+
+- killed: a test failed;
+- survived: all these tests pass, or there is none;
+- undecided: they took too long (an endless loop, or too many tests for the time given).
+
+Verdicts are appended to ``tests/mutation-results.jsonl`` under a name that changes with the mutated
+function, so a second run takes up where the first one stopped, and after a change only what changed
+is run again. ``--report`` writes ``tests/mutation-report.md``: survivors, each with the reason in
+``tests/mutation-explained.json``, if there is one. What tests reach is measured once and kept in
+``.mutation/``; ``--coverage`` measures it again. All this takes hours, so it is not part of the
+default run; one module takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import os
-import shutil
-import subprocess
+import json
 import sys
-import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
-PROOF_TESTS = ("tests/soundness", "tests/argument", "tests/cli/test_cli.py", "tests/program")
-ADAPTER_TESTS = ("tests/adapter", "tests/cli/test_adapter.py")
-CALLS = {
-    "require",
-    "require_zero",
-    "lookup",
-    "range_check",
-    "signed_range_check",
-    "input_range_check",
-    "verify_ranges",
-    "require_profile",
-    "require_base",
-    "require_manifests",
-    "_require",
-    "_require_arguments",
-    "_require_equal",
-    "absorb",
-    "absorb_header",
-    "check",
-    "check_claims",
-    "check_paths",
-    "finish",
-    "grind",
-    "_verify_part",
-}
-REFUSALS = {"VerificationError", "SessionError"}
-SOURCES = {
-    PROOF_TESTS: (
-        "zkjax/argument/*.py",
-        "zkjax/program/lookups.py",
-        "zkjax/program/onehot.py",
-        "zkjax/program/products.py",
-        "zkjax/program/reduction.py",
-        "zkjax/program/resolver.py",
-        "zkjax/program/tracing.py",
-        "zkjax/program/trace.py",
-        "zkjax/program/builder.py",
-        "zkjax/program/rules/*.py",
-        "zkjax/proof.py",
-        "zkjax/protocol.py",
-        "zkjax/ranges.py",
-        "zkjax/verify.py",
-    ),
-    ADAPTER_TESTS: ("proofs/adapter/*.py",),
-}
+from mutating.mutants import Mutant, mutants, mutated
+from mutating.running import FOLDER, ROOT, import_heavy_modules, missed_by, run_all, touched_by
+
+sys.path.insert(0, str(ROOT))
+
+RESULTS = ROOT / "tests" / "mutation-results.jsonl"
+EXPLAINED = ROOT / "tests" / "mutation-explained.json"
+REPORT = ROOT / "tests" / "mutation-report.md"
+COVERAGE = FOLDER / "coverage.json"
+SOURCES = (
+    "zkjax/argument/*.py",
+    "zkjax/program/*.py",
+    "zkjax/program/ops/*.py",
+    "zkjax/program/rules/*.py",
+    "zkjax/field/*.py",
+    "zkjax/fixed/*.py",
+    *(f"zkjax/{n}.py" for n in ("digests", "files", "proof", "protocol", "prove", "ranges")),
+    *(f"zkjax/{n}.py" for n in ("seal", "verify")),
+)
+TESTS = (
+    "tests/argument",
+    "tests/field",
+    "tests/fixed",
+    "tests/program",
+    "tests/soundness",
+    "tests/zero_knowledge",
+    "tests/cli/test_cli.py",
+)
+FIRST = 40  # tests that are tried before the rest is collected
 
 
-class Mutant(NamedTuple):
-    """One check: its file, its lines (first, last) and the tests that should miss it."""
-
-    path: Path
-    first: int
-    last: int
-    tests: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        lines = (ROOT / self.path).read_text().splitlines()
-        return " ".join(line.strip() for line in lines[self.first - 1 : self.last])
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.first}: {self.text[:110]}"
-
-    def apply(self, copy: Path) -> None:
-        lines = (copy / self.path).read_text().splitlines()
-        first = lines[self.first - 1]
-        indent = first[: len(first) - len(first.lstrip())]
-        lines[self.first - 1 : self.last] = [indent + "pass"]
-        (copy / self.path).write_text("\n".join(lines) + "\n")
+def all_mutants() -> list[Mutant]:
+    paths = sorted({p for pattern in SOURCES for p in ROOT.glob(pattern)})
+    names = [str(p.relative_to(ROOT)) for p in paths]
+    return [m for name in names for m in mutants(name, (ROOT / name).read_text())]
 
 
-def name_of(node: ast.expr) -> str:
-    return getattr(node, "attr", getattr(node, "id", ""))
+def measure(workers: int, files: list[str]) -> None:
+    """What the tests of some files, or of all, reach and how long they take; kept in a file."""
+    files = files or [
+        str(f.relative_to(ROOT))
+        for t in TESTS
+        for f in ([ROOT / t] if t.endswith(".py") else sorted((ROOT / t).glob("test_*.py")))
+    ]
+    tests: dict[str, dict] = json.loads(COVERAGE.read_text()) if COVERAGE.exists() else {}
+    tests = {t: entry for t, entry in tests.items() if t.split("::")[0] not in files}
+    tasks = ((f, touched_by(f), 1800.0) for f in files)
+    for file, answer in run_all(tasks, workers):
+        failed = [t for t, entry in (answer or {}).items() if not entry["passed"]]
+        print(f"{file}: {len(answer or {})} tests, {len(failed)} not passed", flush=True)
+        tests |= {t: e for t, e in (answer or {}).items() if e["passed"]}
+    COVERAGE.write_text(json.dumps(tests))
 
 
-def mutants() -> Iterator[Mutant]:
-    for tests, patterns in SOURCES.items():
-        for path in sorted({p for pattern in patterns for p in ROOT.glob(pattern)}):
-            for node in ast.walk(ast.parse(path.read_text())):
-                call = node.value if isinstance(node, ast.Expr) else getattr(node, "exc", None)
-                if not isinstance(call, ast.Call):
-                    continue
-                wanted = CALLS if isinstance(node, ast.Expr) else REFUSALS
-                if name_of(call.func) in wanted:
-                    where = path.relative_to(ROOT)
-                    yield Mutant(where, node.lineno, node.end_lineno or node.lineno, tests)
+class Chosen:
+    """The tests for a mutant, of those that reach its unit: first its module's own (test_opening.py
+    for opening.py and opening_prover.py) and those that killed others, then the fastest of every
+    file, then the second fastest of every file, ..
+    """
+
+    def __init__(self, tests: dict[str, dict], known: dict[str, dict], name: str):
+        self._name, self.all = name, not name
+        kills = Counter(r["by"] for r in known.values())
+        self.seconds = {t: entry["seconds"] for t, entry in tests.items()}
+        self._by_unit: dict[str, list[str]] = defaultdict(list)
+        place: dict[str, int] = {}
+        count = Counter[str]()
+        for test in sorted(tests, key=self.seconds.__getitem__):
+            file = test.split("::")[0]
+            place[test] = count[file]
+            count[file] += 1
+        for test in sorted(tests, key=lambda t: (-kills[t], place[t], self.seconds[t])):
+            files = set()
+            for unit in tests[test]["units"]:
+                self._by_unit[unit].append(test)
+                files.add(unit.split(":")[0])
+            for file in files:
+                self._by_unit[file].append(test)
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """A function that no test calls after imports, or no function: what reaches its module."""
+        unit, module = f"{mutant.path}:{mutant.unit}", Path(mutant.path).stem
+        tests = self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
+
+        def foreign(test: str) -> bool:
+            stem = Path(test.split("::")[0]).stem.removeprefix("test_")
+            return not module.startswith(stem)
+
+        return sorted((t for t in tests if self._name in t), key=foreign)
+
+    def stages(self, mutant: Mutant, seconds: float) -> tuple[list[list[str]], bool, float]:
+        """Two groups of tests that fit the time, whether these are all, how long they take."""
+        tests, total, fitting = self.of(mutant), 0.0, []
+        for test in tests:
+            if total + self.seconds[test] > seconds:
+                break
+            total += self.seconds[test]
+            fitting.append(test)
+        return [fitting[:FIRST], fitting[FIRST:]], len(fitting) == len(tests), total
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether all tests pass without the check."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("zkjax", "models", "proofs", "tests", "docs"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
-        for name in ("pyproject.toml", "README.md", "Makefile"):
-            shutil.copy(ROOT / name, copy / name)
-        mutant.apply(copy)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-        tests = [t for t in mutant.tests if (copy / t).exists()]
-        try:
-            done = subprocess.run(
-                [*command, *tests], cwd=copy, env=environment, capture_output=True, timeout=900
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+def results() -> dict[str, dict]:
+    """The last verdict on each mutant."""
+    if not RESULTS.exists():
+        return {}
+    return {r["name"]: r for r in map(json.loads, RESULTS.read_text().splitlines())}
+
+
+def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> None:
+    """Try the mutants and note the verdicts."""
+    trees: dict[str, str] = {}
+
+    def tasks() -> Iterator:
+        for mutant in todo:
+            source = trees.setdefault(mutant.path, (ROOT / mutant.path).read_text())
+            tree: ast.Module = mutated(source, mutant)
+            stages, every, expected = chosen.stages(mutant, seconds)
+            task = missed_by(ROOT / mutant.path, tree, stages)
+            yield (mutant, every), task, 15 + 2 * expected
+
+    start = time.monotonic()
+    with RESULTS.open("a") as file:
+        for count, ((mutant, every), answer) in enumerate(run_all(tasks(), workers), 1):
+            answer = answer or {"verdict": "undecided", "by": "out of time"}
+            if answer["verdict"] == "survived" and not (every and chosen.all):
+                answer = {"verdict": "undecided", "by": "not all tests that reach it were run"}
+            where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
+            print(json.dumps(where | answer), file=file, flush=True)
+            pace = (time.monotonic() - start) / count
+            print(f"{answer['verdict']:9s} {pace:4.1f} s each  {mutant}", flush=True)
+
+
+def reason(explained: dict, mutant: Mutant) -> str:
+    """Why a survivor is none to kill, by its change, its function or its file."""
+    keys = (f"{mutant.path}:{mutant.unit}: {mutant.change}", f"{mutant.path}:{mutant.unit}")
+    return next((explained[k] for k in (*keys, mutant.path) if k in explained), "")
+
+
+def report(every: list[Mutant], known: dict[str, dict]) -> None:
+    """Write the table of files and the list of survivors."""
+    explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for mutant in every:
+        counts[mutant.path][known.get(mutant.name, {}).get("verdict", "not run")] += 1
+    columns = ("killed", "survived", "undecided", "not run")
+    lines = [
+        "# Mutants of the verifier",
+        "",
+        "Written by `python tests/mutation.py --report`; see there what a mutant is.",
+        "",
+        f"| file | {' | '.join(columns)} |",
+        "|---|---|---|---|---|",
+    ]
+    for path, count in sorted(counts.items()):
+        lines.append(f"| `{path}` | {' | '.join(str(count[c]) for c in columns)} |")
+    total = sum(counts.values(), Counter())
+    lines += [f"| all | {' | '.join(str(total[c]) for c in columns)} |", ""]
+    for verdict in ("survived", "undecided"):
+        lines += [f"## {verdict.capitalize()}", ""]
+        groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for mutant in every:
+            if known.get(mutant.name, {}).get("verdict") == verdict:
+                why = reason(explained, mutant) or "**not explained**"
+                groups[mutant.path, mutant.unit, why].append(mutant.change.replace("\n", " "))
+        for (path, unit, why), changes in groups.items():
+            lines.append(f"- `{path}` `{unit}`: {why}")
+            lines += [f"  - {change}" for change in changes]
+        lines.append("")
+    REPORT.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="mutants whose place or text contains this")
+    parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
+    parser.add_argument("--again", default="", help="also those with this verdict")
+    parser.add_argument("--tests", default="", help="only tests whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
+    parser.add_argument("--coverage", nargs="*", help="measure what (these) tests reach, and stop")
+    parser.add_argument("--report", action="store_true", help="write the report and stop")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for each mutant")
     args = parser.parse_args()
-    survivors = 0
-    for mutant in mutants():
-        if args.only not in str(mutant):
-            continue
-        if args.list:
-            print(mutant)
-            continue
-        start = time.perf_counter()
-        alive = survives(mutant)
-        survivors += alive
-        verdict = "SURVIVES" if alive else "killed"
-        print(f"{verdict:8s} {time.perf_counter() - start:4.0f} s  {mutant}", flush=True)
-    return survivors
+    every, known = all_mutants(), results()
+    if args.report:
+        report(every, known)
+        return 0
+    wanted = [m for text in args.only for m in every if text in str(m)]
+    todo = [m for m in wanted if known.get(m.name, {}).get("verdict") in (None, args.again)]
+    if args.list:
+        print(*wanted, sep="\n")
+        return 0
+    import_heavy_modules()
+    if args.coverage is not None or not COVERAGE.exists():
+        measure(args.workers, args.coverage or [])
+    if args.coverage is not None:
+        return 0
+    chosen = Chosen(json.loads(COVERAGE.read_text()), known, args.tests)
+    run(chosen, todo, args.workers, args.seconds)
+    verdicts = Counter(results().get(m.name, {}).get("verdict", "not run") for m in wanted)
+    print(", ".join(f"{n} {verdict}" for verdict, n in verdicts.items()))
+    return verdicts["survived"]
 
 
 if __name__ == "__main__":

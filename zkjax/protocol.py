@@ -21,7 +21,7 @@ from zkjax.argument.budget import (
 from zkjax.argument.closing import Committed, LinearStatement, close
 from zkjax.argument.code import Code
 from zkjax.argument.layout import Layout, choose_log_row, padded_log
-from zkjax.argument.opening import Group, Member, Pads
+from zkjax.argument.opening import Group, Member, Pads, squeeze
 from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
 from zkjax.errors import OverflowBoundError, VerificationError
@@ -177,23 +177,27 @@ class Setup:
         pads.weights = flat.T.reshape(kappa, pads.rows, width)
 
     def budget(self, party: Party, pads: Pads) -> Budget:
-        """The error of every step, from the sizes of this proof."""
-        budget = Budget(self.profile)
-        program = self.program
+        """The error of every challenge, from the sizes of this proof.
+
+        ``party`` has run the reduction. What the opening will draw is known beforehand.
+        """
+        budget, program = Budget(self.profile), self.program
+        opened = Transcript("budget", self.profile.kappa)
+        squeeze(opened, [Group(code, [], Member("masks", b"", 0)) for code in self.codes], pads)
+        squeezed = {**party.transcript.squeezed, **opened.squeezed}
+        for code in (*self.codes, pads.code):
+            budget.query_term(code, queries_for(code, self.profile))
         leaves, width = self.lookup_size()
         if leaves:
             budget.field_term("lookup challenge", leaves * (width + 1), self.grinding)
-        degree = max([3, *(len(op.inputs) + 1 for op in program.ops if op.kind == "onehot")])
-        rounds = party.messages
-        budget.field_term("sumcheck rounds", degree * rounds)
-        points = sum(padded_log(op.shape) for op in program.ops)
-        budget.field_term("random points and claim combiners", points + 4 * rounds)
-        budget.field_term("constraint combiner", len(party.tape.constraints))
-        for i, code in enumerate(self.codes):
-            budget.field_term(f"row combiners {i}", code.length + 2)
-            budget.query_term(code, queries_for(code, self.profile))
-        budget.field_term("pad row combiners", pads.code.length + 2)
-        budget.query_term(pads.code, queries_for(pads.code, self.profile))
+        given = {
+            # Powers 1, 2, .. of a combiner: the degree is the number of things combined.
+            "zero combiner": len(program.zeros) + len(program.outputs),
+            "claim combiner": party.sent["claim"],
+            # Linear in each coordinate.
+            "zero point": len(squeezed.get("zero point", ())),
+        }
+        budget.challenges(squeezed, given)
         return budget
 
 

@@ -114,7 +114,9 @@ def test_a_code_too_short_for_the_profile():
 def test_profiles():
     assert profile_named("s100") is S100 and profile_named("s128") is S128
     assert (S100.kappa, S100.bits, S128.kappa, S128.bits) == (2, 100, 3, 128)
-    assert S100.field_bits == pytest.approx(2 * math.log2(P))
+    assert S100.field_bits == pytest.approx(2 * math.log2(P), rel=1e-15)
+    assert S128.field_bits == pytest.approx(3 * math.log2(P), rel=1e-15)
+    assert (S100.query_bits, S128.query_bits) == (103, 131)
     with pytest.raises(ValueError, match="s100, s128"):
         profile_named("s80")
 
@@ -128,7 +130,31 @@ def test_budget_adds_errors():
     total = Fraction(3, P**2) + Fraction(2**20, P**2 * 2**5)
     total += exact_error(code.length, code.dimension, 148)
     assert budget.bits == pytest.approx(minus_log2(total), abs=1e-6)
-    assert set(budget.terms) == {"a", "b", "column queries"}
+    assert set(budget.terms) == {"a", "b", "columns"}
+
+
+def test_challenges_become_terms():
+    """The sum of stated degrees, or the numerator that is given; what has a term keeps it."""
+    budget = Budget(S100)
+    budget.field_term("ground", 8, grinding=4)
+    squeezed = {"rounds": [3, 3, 2], "combiner": [None, None], "ground": [None], "nothing": [0]}
+    budget.challenges(squeezed, {"combiner": 7})
+    bits = S100.field_bits
+    assert budget.terms == pytest.approx(
+        {
+            "rounds": bits - 3,
+            "combiner": bits - math.log2(7),
+            "ground": bits - 3 + 4,
+            "nothing": math.inf,
+        }
+    )
+
+
+@pytest.mark.parametrize("degrees", [[None], [1, None], [None, 1]])
+def test_a_challenge_without_a_term_is_refused(degrees):
+    """Forgetting a challenge is no way to a better budget."""
+    with pytest.raises(RuntimeError, match="forgotten"):
+        Budget(S100).challenges({"known": [1], "forgotten": degrees}, {"known": 5})
 
 
 def test_queries_count_for_the_weakest_code():
@@ -144,7 +170,7 @@ def test_queries_count_for_the_weakest_code():
         assert budget.bits == pytest.approx(min(errors))
         budget.check()
     budget.query_term(codes[0], queries_for(codes[0], S100) - 8)
-    with pytest.raises(VerificationError, match="column queries"):
+    with pytest.raises(VerificationError, match="columns"):
         budget.check()
 
 

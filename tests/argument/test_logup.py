@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
+from foreseen import foreseen
 from reference import (
     array,
     e_add,
@@ -25,6 +27,8 @@ from reference import (
 
 from argument.parties import run_protocol
 from zkjax.argument import logup
+from zkjax.argument.sumcheck import lagrange
+from zkjax.argument.transcript import Transcript
 from zkjax.field.scalar import Scalar
 
 kappas = pytest.mark.parametrize("kappa", [2, 3])
@@ -160,10 +164,10 @@ class Instance:
     def sum(self):
         return fraction_sum(self.numerators, self.denominators, self.kappa)
 
-    def run(self):
+    def run(self, tree_class=logup.Tree):
         def protocol(party, is_prover):
             arrays = (array(x, self.kappa) for x in (self.numerators, self.denominators))
-            tree = logup.Tree(*arrays) if is_prover else None
+            tree = tree_class(*arrays) if is_prover else None
             return logup.reduce_tree(party, self.log_size, tree)
 
         return run_protocol(protocol, self.kappa)
@@ -224,6 +228,129 @@ def test_a_liar_about_the_leaves_is_caught_by_the_last_claims(kappa):
     assert run.violated() == []
     point, numerator, denominator = run.results["verifier"]
     assert (run.meaning(numerator), run.meaning(denominator)) != honest.leaf_claims(point)
+
+
+class ShiftedRoot(logup.Tree):
+    """n + lambda d of the true root equals 0 + lambda (d + n) if lambda is one."""
+
+    @property
+    def root(self):
+        n, d = super().root
+        return n, d + n
+
+
+class LyingTree(logup.Tree):
+    """Changes the final values of the layers; ``root_claim`` is what the root was said to be."""
+
+    def rounds(self, depth, point, lam):
+        honest = super().rounds(depth, point, lam)
+        finals = honest.finals
+        honest.finals = lambda: self.lie(depth, point, lam, *finals())
+        return honest
+
+    def lie(self, depth, point, lam, n0, d1, d0, m):
+        raise NotImplementedError
+
+
+class OneCombiner(LyingTree):
+    """Claims below the root that are false, but whose combination with the same lambda is true."""
+
+    def lie(self, depth, point, lam, n0, d1, d0, m):
+        if depth:
+            return n0, d1, d0, m
+        combined, false = n0 + lam * d0, d0 + 1
+        n0 = combined - lam * false
+        return n0, (lam * self.root[1] - false * m) * n0.inverse(), false, m
+
+
+class FirstHalf(LyingTree):
+    """A false numerator in the half that the branch 1 does not look at."""
+
+    def lie(self, depth, point, lam, n0, d1, d0, m):
+        if depth:
+            return n0, d1, d0, m
+        return (lam * self.root[1] - d0 * m) * d1.inverse(), d1, d0, m
+
+
+class SameBranch(FirstHalf):
+    """Goes on in layer 1: errors in both halves that cancel on the line at the branch before."""
+
+    def lie(self, depth, point, lam, n0, d1, d0, m):
+        if depth == 0:
+            lied = super().lie(depth, point, lam, n0, d1, d0, m)
+            self.error = lied[0] - n0
+            return lied
+        if depth == 1:
+            (rho,) = point
+            r = self.drawn()[-1]
+            error = self.error * (1 - rho) * lagrange(r, 3)[1]  # of the claim after the round
+            error = error * logup.eq_at(point, [r], r.kappa).inverse()
+            ratio = -rho * (1 - rho).inverse()  # of the errors of n0 and n1
+            b = error * (d0 + ratio * d1).inverse()
+            return n0 + ratio * b, d1, d0, m + b
+        return n0, d1, d0, m
+
+
+LIES = {
+    ("lookup combiner", "one"): ShiftedRoot,
+    ("lookup combiner", "equal"): OneCombiner,
+    ("lookup branch", "one"): FirstHalf,
+    ("lookup branch", "equal"): SameBranch,
+}
+
+
+@kappas
+@pytest.mark.parametrize(("kind", "how"), LIES)
+def test_only_a_foreseen_challenge_lets_a_false_lookup_pass(kappa, kind, how):
+    """Values outside the table pass through the whole tree if lambda or the branch is known."""
+
+    def outcome():
+        rng, rounds = np.random.default_rng(3), []
+        instance = Instance(kappa, rng, lookers=[[1, 1, 9, 3], [2, 4], [9, 1]])
+        bind = logup._LayerRounds.bind
+
+        def bound(self, r):
+            rounds.append(r)
+            bind(self, r)
+
+        tree_class = LIES[kind, how]
+        with (
+            mock.patch.object(logup._LayerRounds, "bind", bound),
+            mock.patch.object(LyingTree, "drawn", lambda self: rounds, create=True),
+        ):
+            run = instance.run(tree_class)
+        point, numerator, denominator = run.results["verifier"]
+        right = (run.meaning(numerator), run.meaning(denominator)) == instance.leaf_claims(point)
+        return right and not run.violated()
+
+    with foreseen(kind, how):
+        assert outcome()
+    assert not outcome()
+
+
+def test_every_layer_has_its_own_challenges():
+    """What is drawn, in order: for each layer a combiner, its rounds, a branch."""
+    instance, drawn = Instance(2, np.random.default_rng(1)), []
+    challenge = Transcript.challenge
+
+    def recorded(self, kind, degree=None):
+        value = challenge(self, kind, degree)
+        drawn.append((kind, degree, value))
+        return value
+
+    with mock.patch.object(Transcript, "challenge", recorded):
+        point = instance.run().results["verifier"][0]
+    layers = [
+        [("lookup combiner", 1), *[("lookup layer", 3)] * depth, ("lookup branch", 1)]
+        for depth in range(instance.log_size)
+    ]
+    expected = [k for layer in layers for k in layer]
+    mine = [d for d in drawn if d[0] != "end"][-len(expected) :]  # the verifier's
+    assert [d[:2] for d in mine] == expected
+    values = [value for *_, value in mine]
+    assert len({v.coefficients for v in values}) == len(values)
+    last = values[-instance.log_size - 1 :]  # combiner, rounds, branch of the last layer
+    assert point == [last[-1], *last[1:-1]]
 
 
 @kappas

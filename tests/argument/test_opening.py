@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
+from foreseen import HOW, foreseen
 from reference import (
     P,
     cube,
@@ -20,12 +23,12 @@ from reference import (
 )
 
 from zkjax.argument import merkle, opening, opening_prover
-from zkjax.argument.budget import Profile, choose_code
+from zkjax.argument.budget import Profile, choose_code, queries_for
 from zkjax.argument.code import Code
 from zkjax.argument.entropy import SeededEntropy
 from zkjax.argument.opening import Group, Member, Pads
 from zkjax.argument.tableau import Tableau, blind
-from zkjax.argument.transcript import ProverTranscript, VerifierTranscript
+from zkjax.argument.transcript import ProverTranscript, Transcript, VerifierTranscript
 from zkjax.errors import VerificationError
 from zkjax.field import goldilocks as gl
 from zkjax.field import ntt
@@ -42,10 +45,19 @@ LOG_PAD_ROW = 2
 class Instance:
     """A small linear statement that holds, with everything a prover knows.
 
-    The pad tableau has ``triples`` rows each of x, y and xy, and one row of single pads.
+    The pad tableau has ``triples`` rows each of x, y and xy, and ``singles`` rows of single pads.
     """
 
-    def __init__(self, kappa: int = 2, groups=GROUPS, triples: int = 1, seed: int = 1, forced=None):
+    def __init__(
+        self,
+        kappa: int = 2,
+        groups=GROUPS,
+        triples: int = 1,
+        seed: int = 1,
+        forced=None,
+        singles: int = 1,
+        log_pad_row: int = LOG_PAD_ROW,
+    ):
         self.kappa, self.profile = kappa, PROFILES[kappa]
         entropy, rng = SeededEntropy(seed), np.random.default_rng(7)
         mus = opening_prover.split_mu(len(groups) + 1, kappa, entropy)
@@ -64,8 +76,8 @@ class Instance:
             point = random_field(rng, (kappa, log_row))
             self.groups.append(Group(code, members, masks, weights, point))
             self.values.append(np.concatenate(values))
-        code = choose_code(LOG_PAD_ROW, 1, self.profile)
-        rows = 3 * triples + 1
+        code = choose_code(log_pad_row, 1, self.profile)
+        rows = 3 * triples + singles
         self.pad_values = random_field(rng, (kappa, rows, code.row))
         for i in range(triples):
             x, y = (elements(self.pad_values[:, j]) for j in (i, triples + i))
@@ -73,16 +85,16 @@ class Instance:
             self.pad_values[:, 2 * triples + i] = np.array(products, dtype=np.uint64).T
         self.pad_mu, self.pad_code, self.triples = mus[-1], code, triples
         self.pad_weights = random_field(rng, (kappa, rows, code.row))
-        self.commit_pads()
+        self.commit_pads(seed)
 
     @staticmethod
     def member(name: str, rows, log_length: int, entropy) -> Member:
         tableau = Tableau.fresh(rows, log_length, entropy)
         return Member(name, tableau.root, rows.shape[0], tableau)
 
-    def commit_pads(self) -> None:
+    def commit_pads(self, seed: int = 99) -> None:
         """Commit ``pad_values`` (again, after a test has changed them)."""
-        entropy = SeededEntropy(99)
+        entropy = SeededEntropy(1000 + seed)
         rows = opening_prover.pad_tableau_rows(self.pad_values, self.pad_code, self.pad_mu, entropy)
         member = self.member("pads", rows, self.pad_code.log_length, entropy)
         count = self.pad_values.shape[1]
@@ -266,9 +278,15 @@ def test_proofs_for_other_pad_weights_are_rejected():
 
 def spoil(member: Member, row: int, rng) -> None:
     """Commit a random word in place of a codeword, and go on as if nothing had happened."""
+    add_words(member, {row: random_field(rng, member.tableau.codewords.shape[1])})
+
+
+def add_words(member: Member, errors: dict[int, np.ndarray]) -> None:
+    """Commit codewords plus ``errors``; the coefficient rows stay as they are."""
     tableau = member.tableau
     words = tableau.codewords.copy()
-    words[row] = random_field(rng, words.shape[1])
+    for row, error in errors.items():
+        words[row] = gl.add(words[row], error)
     tableau.codewords = words
     leaves = [
         merkle.leaf_digest(words[:, j], tableau.nonces[j].tobytes()) for j in range(words.shape[1])
@@ -310,6 +328,259 @@ def test_rows_of_too_high_degree_are_rejected():
     high.rows = old.rows
     group.members[0] = Member("tableau 0", high.root, 2, high)
     assert instance.rejection(instance.prove()) == "proximity test"
+
+
+@pytest.mark.parametrize("triples", [0, 1, 2])
+def test_degrees_of_the_challenges(triples):
+    """What the budget counts: the lengths of the codes, and 1 for what is one linear condition."""
+    instance, transcript = Instance(triples=triples), Transcript("degrees", 2)
+    drawn = opening.squeeze(transcript, instance.groups, instance.pads)
+    assert transcript.squeezed == {
+        "row combiner": [g.code.length for g in instance.groups],
+        "pad row combiner": [instance.pad_code.length],
+        "product combiner": [1 if triples else 0],
+        "linear combiner": [1],
+    }
+    rows, pad_rows = instance.pad_values.shape[1], drawn.pad_rows.shape[1]
+    assert [u.shape[1] for u in drawn.rows] == [5 + 2, 1 + 2] and pad_rows == rows + 4
+    assert drawn.products.shape[1] == triples
+
+
+# Challenges that the prover knows -----------------------------------------------------------------
+
+
+def stopped_by(kind: str, how: str, check: str, lie) -> None:
+    """``lie()``, an instance and the known part, passes if the challenges are foreseen, only then.
+
+    It is proved anew under the challenges that the verifier will draw.
+    """
+    instance, known = lie()
+    with foreseen(kind, how):
+        instance.verify(instance.prove(), known)
+    assert instance.rejection(instance.prove(), known) == check
+
+
+def opposite(rng, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two words far from every code that add up to zero."""
+    word = random_field(rng, length)
+    return word, gl.neg(word)
+
+
+@kappas
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 4), (2, 3)])
+def test_rows_whose_errors_cancel(kappa, how, first, second, rng):
+    """Two rows of one group, in one tableau or two; the linear test weighs both alike."""
+
+    def lie():
+        instance = Instance(kappa)
+        group = instance.groups[0]
+        group.weights[:, first] = group.weights[:, second]
+        for row, word in zip((first, second), opposite(rng, group.code.length), strict=True):
+            member = 0 if row < 2 else 1
+            add_words(group.members[member], {row - 2 * member: word})
+        return instance, None
+
+    stopped_by("row combiner", how, "proximity test", lie)
+
+
+@kappas
+def test_a_row_whose_error_the_proximity_mask_cancels(kappa, rng):
+    """The mask has the weight 1; so would a row under a combiner of ones."""
+
+    def lie():
+        instance = Instance(kappa)
+        group = instance.groups[0]
+        group.weights[:, 1] = 0
+        row, mask = opposite(rng, group.code.length)
+        add_words(group.members[0], {1: row})
+        add_words(group.masks, {0: mask})
+        return instance, None
+
+    stopped_by("row combiner", "one", "proximity test", lie)
+
+
+@kappas
+@pytest.mark.parametrize("how", HOW)
+def test_pad_rows_whose_errors_cancel(kappa, how, rng):
+    """Two rows of single pads, in the same component."""
+
+    def lie():
+        instance = Instance(kappa, singles=2)
+        instance.pad_weights[:, 3] = instance.pad_weights[:, 4]
+        words = opposite(rng, instance.pad_code.length)
+        add_words(instance.pads.member, {3 * kappa: words[0], 4 * kappa: words[1]})
+        return instance, None
+
+    stopped_by("pad row combiner", how, "pad proximity test", lie)
+
+
+@kappas
+def test_a_pad_row_whose_error_the_proximity_mask_cancels(kappa, rng):
+    def lie():
+        instance = Instance(kappa)
+        instance.pad_weights[:, 3] = 0
+        words = opposite(rng, instance.pad_code.length)
+        add_words(instance.pads.member, {3 * kappa: words[0], 4 * kappa: words[1]})
+        return instance, None
+
+    stopped_by("pad row combiner", "one", "pad proximity test", lie)
+
+
+@kappas
+@pytest.mark.parametrize("how", HOW)
+def test_false_products_that_cancel(kappa, how):
+    """The products of two rows of triples are wrong by opposite amounts at the same place."""
+
+    def lie():
+        instance = Instance(kappa, triples=2)
+        for row, by in ((4, 1), (5, P - 1)):
+            instance.pad_values[0, row, 2] = (int(instance.pad_values[0, row, 2]) + by) % P
+        instance.commit_pads()
+        return instance, None
+
+    stopped_by("product combiner", how, "product test", lie)
+
+
+@kappas
+@pytest.mark.parametrize("where", ["group", "pads"])
+def test_a_false_total_that_the_masks_repair(kappa, where):
+    """The masks add up to minus the error, which is multiplied by zeta."""
+
+    def lie():
+        instance = Instance(kappa)
+        known = instance.known() + 1
+        if where == "pads":
+            instance.pad_mu = instance.pad_mu - 1
+            instance.commit_pads()
+        else:
+            masks = instance.groups[0].masks.tableau
+            masks.rows[kappa, 3] = (int(masks.rows[kappa, 3]) - 1) % P  # W - 1 = 3, M0
+            masks = Tableau(masks.rows, instance.groups[0].code.log_length, masks.nonces)
+            instance.groups[0].masks = Member("masks", masks.root, masks.rows.shape[0], masks)
+        return instance, known
+
+    stopped_by("linear combiner", "one", "linear test", lie)
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_word_that_is_right_in_the_foreseen_columns(group, rng):
+    """A row that is no codeword, but agrees with one in the columns that will be opened."""
+    instance = Instance()
+    code = instance.groups[group].code
+    count = queries_for(code, instance.profile)
+    word = random_field(rng, code.length)
+    word[:count] = 0
+    add_words(instance.groups[group].members[0], {0: word})
+
+    def first_columns(self, kind, count, bound):
+        return np.arange(count)
+
+    with mock.patch.object(Transcript, "distinct_indices", first_columns):
+        instance.verify(instance.prove())
+    assert instance.rejection(instance.prove()) == "proximity test"
+
+
+# What masks hide ----------------------------------------------------------------------------------
+
+
+class Seen(ProverTranscript):
+    """Keeps responses and opened columns; challenges are in F and do not depend on the messages, so
+    that every component of E can be looked at alone.
+    """
+
+    def __init__(self, label, kappa):
+        super().__init__(label, kappa)
+        self.values: dict[str, list[np.ndarray]] = {}
+
+    def absorb(self, kind, data):
+        if kind.startswith("squeeze"):
+            super().absorb(kind, data)
+
+    def challenge_vector(self, kind, n, degree=None):
+        values = super().challenge_vector(kind, n, degree)
+        values[1:] = 0
+        return values
+
+    def write_field(self, kind, values):
+        self.values.setdefault(kind, []).append(values)
+        super().write_field(kind, values)
+
+
+def rank(rows: np.ndarray) -> int:
+    """Of a matrix over F, by elimination."""
+    rows, found = rows.copy(), 0
+    for column in range(rows.shape[1]):
+        pivots = np.flatnonzero(rows[found:, column])
+        if not pivots.size:
+            continue
+        rows[[found, found + pivots[0]]] = rows[[found + pivots[0], found]]
+        scaled = gl.mul(rows[found], np.uint64(pow(int(rows[found, column]), -1, P)))
+        below = gl.mul(rows[found + 1 :, column : column + 1], scaled[None])
+        rows[found + 1 :] = gl.sub(rows[found + 1 :], below)
+        found += 1
+        if found == len(rows):
+            break
+    return found
+
+
+LOG_ROWS = (2, 4)  # of the group and of the pads, for the views
+
+
+def mask_views(kappa: int, proofs: int) -> dict[str, np.ndarray]:
+    """What the first component of each mask shows, one row a proof; proofs differ in entropy only.
+
+    The linear and the product response consist of masks alone, seen with the masks' values in the
+    opened columns. The proximity response is seen with everything else of its tableaux.
+    """
+    views: dict[str, list[np.ndarray]] = {}
+    for seed in range(proofs):
+        # Blinded rows would hide a mask that does not: they have no weight and no products.
+        instance = Instance(kappa, [(LOG_ROWS[0], [1])], 0, seed, log_pad_row=LOG_ROWS[1])
+        instance.groups[0].weights[:] = 0
+        instance.pad_weights[:] = 0
+        transcript = Seen("opening", kappa)
+        opening_prover.prove(transcript, instance.profile, instance.groups, instance.pads)
+        seen = transcript.values
+        columns, masks, pads = seen["opened columns"]
+        masks = masks.reshape(len(masks), 3, kappa)[:, :, 0]
+        pads = pads.reshape(len(pads), -1, kappa)[:, :, 0]
+        of_group = [seen["linear response"][0][0], masks, columns]
+        of_pads = [seen["pad linear response"][0][0], seen["product response"][0][0], pads]
+        for kind, others in (
+            ("linear response", [masks[:, 1:]]),
+            ("pad linear response", [pads[:, 2:4]]),
+            ("product response", [pads[:, 4:]]),
+            ("proximity response", of_group),
+            ("pad proximity response", of_pads),
+        ):
+            parts = [seen[kind][0][0], *(o.reshape(-1) for o in others)]
+            views.setdefault(kind, []).append(np.concatenate(parts))
+    return {kind: np.stack(rows) for kind, rows in views.items()}
+
+
+def test_masks_hide_all_that_they_can():
+    """The view of a mask has full rank: all coefficients of the response, and for each opened
+    column the values of its summands, tied to the response by one equation.
+    """
+    codes = [choose_code(log_row, 1, PROFILES[2]) for log_row in LOG_ROWS]
+    k, w = codes[1].dimension, codes[1].row
+    t, pad_t = (queries_for(code, PROFILES[2]) for code in codes)
+    # As many coefficients as columns belong to both summands.
+    assert t <= codes[0].dimension - (codes[0].row - 1)
+    assert pad_t <= k - (w - 1) and pad_t <= k - (k - 1 - w)
+    linear = codes[0].dimension + codes[0].row - 1 + t
+    pad_linear, product = k + w - 1 + pad_t, 2 * k - 1 - w + pad_t
+    expected = {
+        "linear response": linear,
+        "pad linear response": pad_linear,
+        "product response": product,
+        # One row, opened in as many columns as it has blinding.
+        "proximity response": codes[0].dimension + linear + t,
+        "pad proximity response": k + pad_linear + product + pad_t,
+    }
+    views = mask_views(2, max(expected.values()) + 5)
+    assert {kind: rank(views[kind]) for kind in expected} == expected
 
 
 # Messages of a prover that deviates -------------------------------------------------------------

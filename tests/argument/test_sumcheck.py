@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from foreseen import HOW, foreseen
 from reference import (
     e_add,
     e_mul,
@@ -139,3 +140,50 @@ def test_idle_factor_and_point_array(kappa, rng):
     for used in range(5):
         expected = e_mul(one, *(e_sub(one, r) for r in point[: 4 - used]))
         assert idle_factor(scalars, used, kappa).coefficients == expected
+
+
+class Foreseeing(NaiveProduct):
+    """Repairs a claim that is wrong by ``error`` in the first round whose challenge it knows."""
+
+    def __init__(self, tables, kappa: int, error: Scalar, how: str):
+        super().__init__(tables, kappa)
+        self.error, self.how = error, how
+
+    def message(self, remaining, degree):
+        honest = super().message(remaining, degree)
+        self.basis = lambda r: lagrange(r, degree)
+        if self.how == "equal" and not self.bound:
+            return honest
+        r = Scalar(self.bound[-1]) if self.bound else Scalar.of(1, self.kappa)
+        # e(X) = c (X - r) with e(0) + e(1) = error and e(r) = 0
+        c = self.error * (1 - r - r).inverse()
+        self.error = Scalar.of(0, self.kappa)
+        nodes = (0, *range(2, degree + 1))
+        return [g + c * (x - r) for g, x in zip(honest, nodes, strict=True)]
+
+    def bind(self, r):
+        self.error = self.error * self.basis(r)[1]
+        super().bind(r)
+
+
+@kappas
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("degree", [2, 3])
+def test_only_a_foreseen_challenge_lets_a_false_claim_pass(kappa, how, degree, rng):
+    """A round polynomial that is wrong everywhere but at the challenge the prover expects."""
+    tables = [elements(random_field(rng, (kappa, 8))) for _ in range(2)]
+    naive, error = NaiveProduct(tables, kappa), Scalar(range(5, 5 + kappa))
+
+    def protocol(party, is_prover):
+        provers = [Foreseeing(tables, kappa, error, how)] if is_prover else []
+        start = party.constant(Scalar(naive.total()) + error)
+        return sumcheck(party, start, 3, degree, provers, "round")
+
+    def true_at_the_end():
+        run = run_protocol(protocol, kappa)
+        point, final = run.results["verifier"]
+        return run.meaning(final) == naive.at([r.coefficients for r in point])
+
+    with foreseen("round", how):
+        assert true_at_the_end()
+    assert not true_at_the_end()

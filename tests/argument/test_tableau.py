@@ -10,7 +10,7 @@ from reference import P, horner, ints, random_field
 
 from zkjax.argument import merkle
 from zkjax.argument.code import Code
-from zkjax.argument.entropy import SeededEntropy
+from zkjax.argument.entropy import Entropy, SeededEntropy
 from zkjax.argument.tableau import Tableau, blind, blind_interpolated
 from zkjax.field import ntt
 
@@ -55,6 +55,16 @@ def test_nonces_hide_equal_rows(rng):
     roots = {Tableau.fresh(rows, 4, SeededEntropy(seed)).root for seed in range(4)}
     assert len(roots) == 4
     assert Tableau.fresh(rows, 4, SeededEntropy(0)).root in roots
+
+
+def test_all_nonces_of_a_tree_differ(rng):
+    """A nonce used twice would tell whether two columns are equal."""
+    rows = random_field(rng, (2, 6))
+    for entropy in (SeededEntropy(3), Entropy()):
+        nonces = Tableau.fresh(rows, 9, entropy).nonces
+        assert nonces.shape == (512, 32)
+        assert len({n.tobytes() for n in nonces}) == 512
+        assert len(np.unique(nonces)) == 256
 
 
 def test_blind_keeps_the_values_and_adds_fresh_coefficients(rng):

@@ -110,6 +110,18 @@ def test_slow_down_is_the_iterated_hash():
     assert mine.squeeze("x", 32) == theirs.squeeze("x", 32)
 
 
+def test_challenges_are_recorded_with_their_degrees():
+    """For each kind one entry a challenge; raw bytes and blocks of indices are none."""
+    t = Transcript("degrees", 2)
+    t.challenge("a", 3)
+    t.challenge("b")
+    t.challenge("a", 1)
+    t.challenge_vector("v", 4, 9)
+    t.challenge_vector("w", 4)
+    t.distinct_indices("columns", 60, 64)
+    assert t.squeezed == {"a": [3, 1], "b": [None], "v": [9], "w": [None], "columns": [None]}
+
+
 VECTORS = {
     "bytes": "4488697f48c95343180192ec417d1bb501861afe90ab4919248159934838fd03967133e5c02d72bf",
     "one": (9746419680948082453, 17885164588117766848),

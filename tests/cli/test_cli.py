@@ -257,7 +257,7 @@ def test_inspect(proved):
         "multiply",
         "range8",
         "lookup challenge",
-        "column queries",
+        "row combiner",
         "all together",
     ):
         assert text in result.stdout, text

@@ -42,7 +42,9 @@ RESPONSES = {
 # Every squeeze, and all kinds of messages that must have been absorbed before it.
 INVENTORY = {
     "lookup challenge": HEADER,
-    "lookup layer": HEADER | {"lookup root"},
+    "lookup combiner": HEADER | {"lookup root"},
+    "lookup layer": HEADER | {"lookup root", "lookup layer"},
+    "lookup branch": HEADER | {"lookup root", "lookup layer"},
     "zero combiner": HEADER | {"lookup root", "lookup layer"},
     "zero point": HEADER | {"lookup root", "lookup layer"},
     "claim combiner": HEADER | {"lookup root", "lookup layer", "claim"},

@@ -1,14 +1,16 @@
-"""The soundness budget as code: which error each step of a proof adds, from its real sizes.
+"""The soundness budget as code: which error each challenge of a proof adds, from its real sizes.
 
-Unique decoding throughout, in the random-oracle model. The total is a union bound over all terms;
-parameters (queries, grinding) are chosen so that it meets the profile, and the verifier recomputes
-and checks it. Sources: round-by-round analysis of Ligero-type arguments (2022/1608, Longfellow's
-December 2025 security analysis), LogUp (2022/1530).
+Every kind of challenge that a transcript gave has a term, a sum over all challenges of that kind;
+one without a term is refused. Unique decoding throughout, in the random-oracle model. The total is
+a union bound over all terms; parameters (queries, grinding) are chosen so that it meets the
+profile, and the verifier recomputes and checks it. Sources: round-by-round analysis of Ligero-type
+arguments (2022/1608, Longfellow's December 2025 security analysis), LogUp (2022/1530).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -93,14 +95,29 @@ def choose_code(log_row: int, openings: int, profile: Profile) -> Code:
 
 @dataclass
 class Budget:
-    """Error terms of one proof. ``terms`` maps a name to -log2 of its error."""
+    """Error terms of one proof. ``terms`` maps a kind of challenge to -log2 of its error."""
 
     profile: Profile
     terms: dict[str, float] = field(default_factory=dict)
 
-    def field_term(self, name: str, numerator: float, grinding: int = 0) -> None:
+    def field_term(self, kind: str, numerator: int, grinding: int = 0) -> None:
         """Add a Schwartz-Zippel error numerator / |E|, reduced by proof of work."""
-        self.terms[name] = self.profile.field_bits - math.log2(max(numerator, 1)) + grinding
+        bits = self.profile.field_bits - math.log2(numerator) if numerator else math.inf
+        self.terms[kind] = bits + grinding
+
+    def challenges(
+        self, squeezed: Mapping[str, Sequence[int | None]], given: Mapping[str, int]
+    ) -> None:
+        """Add a term for each kind in ``Transcript.squeezed``: the sum of its degrees, or the
+        numerator that ``given`` has for it. Kinds that have a term are left as they are.
+        """
+        for kind, degrees in squeezed.items():
+            if kind in self.terms:
+                continue
+            stated = [d for d in degrees if d is not None]
+            if kind not in given and len(stated) < len(degrees):
+                raise RuntimeError(f"internal: the budget has no term for the challenge {kind!r}")
+            self.field_term(kind, given.get(kind, sum(stated)))
 
     def query_term(self, code: Code, queries: int) -> None:
         """The columns opened in one code.
@@ -110,7 +127,7 @@ class Budget:
         of the weakest code, not the sum over codes.
         """
         bits = query_error_bits(code.length, code.dimension, queries)
-        self.terms["column queries"] = min(self.terms.get("column queries", math.inf), bits)
+        self.terms["columns"] = min(self.terms.get("columns", math.inf), bits)
 
     @property
     def bits(self) -> float:

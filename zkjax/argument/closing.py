@@ -48,8 +48,10 @@ Claims = dict[int, list[tuple[Scalar, tuple]]]
 def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
     """Combine all constraints of ``party`` and reduce them; the same code for both sides."""
     kappa = party.kappa
-    alpha, power, roots = party.challenge("constraint combiner"), Scalar.of(1, kappa), []
-    for expression, _ in party.tape.constraints:
+    constraints = party.tape.constraints
+    alpha = party.challenge("constraint combiner", len(constraints))
+    power, roots = Scalar.of(1, kappa), []
+    for expression, _ in constraints:
         power = power * alpha
         roots.append((expression, power))
     claims: Claims = {}

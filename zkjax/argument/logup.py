@@ -146,7 +146,7 @@ def reduce_tree(
     numerator, denominator = party.constant(0), q
     point: list[Scalar] = []
     for depth in range(log_size):
-        lam = party.challenge(KIND)
+        lam = party.challenge("lookup combiner", 1)
         claim = party.tape.combine([(numerator, 1), (denominator, lam)])
         rounds = tree.rounds(depth, point, lam) if tree else None
         new_point, final = sumcheck(party, claim, depth, 3, [rounds] if rounds else [], KIND)
@@ -157,7 +157,7 @@ def reduce_tree(
         party.require_zero(
             party.tape.combine([(final, 1), (first, -eq), (second, -eq)]), "lookup layer"
         )
-        rho = party.challenge(KIND)
+        rho = party.challenge("lookup branch", 1)
         one_minus = 1 - rho
         numerator = party.tape.combine([(n0, one_minus), (m, rho), (d1, -(lam * rho))])
         denominator = party.tape.combine([(d0, one_minus), (d1, rho)])

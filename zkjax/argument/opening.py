@@ -90,11 +90,18 @@ class Challenges:
 
 
 def squeeze(transcript: Transcript, groups: Sequence[Group], pads: Pads) -> Challenges:
+    """Draw them all.
+
+    Rows that together are farther than e < (n - k + 1) / 2 from a code of length n have a
+    combination within e with probability at most (e + 1) / |E|, for which n / |E| is counted. False
+    products cancel with probability 1 / |E|, and the masks repair a false total for one zeta.
+    """
+    draw = transcript.challenge_vector
     return Challenges(
-        [transcript.challenge_vector("row combiner", g.rows + MASK_ROWS - 1) for g in groups],
-        transcript.challenge_vector("pad row combiner", pads.rows + PAD_MASK_ROWS - 1),
-        transcript.challenge_vector("product combiner", pads.triples),
-        transcript.challenge("linear combiner"),
+        [draw("row combiner", g.rows + MASK_ROWS - 1, g.code.length) for g in groups],
+        draw("pad row combiner", pads.rows + PAD_MASK_ROWS - 1, pads.code.length),
+        draw("product combiner", pads.triples, min(pads.triples, 1)),
+        transcript.challenge("linear combiner", 1),
     )
 
 

@@ -15,6 +15,7 @@ Three parties run the same code: ``Prover`` (knows the values), ``Verifier`` (re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -122,16 +123,21 @@ class Party:
         self.tape = Tape(self.kappa)
         self.singles = 0
         self.triples = 0
-        self.messages = 0
+        self.sent: Counter[str] = Counter()  # messages of each kind
         self.vectors = Vectors()
         self._functionals: dict[tuple, Expression] = {}
 
     # Messages -------------------------------------------------------------------------------
 
+    @property
+    def messages(self) -> int:
+        return self.sent.total()
+
     def send(self, kind: str, n: int, compute: Callable[[], Sequence[Scalar]]) -> list[Expression]:
         """n padded values; ``compute`` is called by the prover only."""
         pads = [("single", self.singles + i) for i in range(n)]
         self.singles += n
+        self.sent[kind] += 1
         return self._exchange(kind, pads, compute)
 
     def send_product(
@@ -140,6 +146,7 @@ class Party:
         """Two padded values X, Y and the expression of X * Y."""
         i = self.triples
         self.triples += 1
+        self.sent[kind] += 1
         x, y = self._exchange(kind, [("x", i), ("y", i)], compute)
         dxy = self._pad(("xy", i))
         known = x.known * y.known
@@ -160,8 +167,9 @@ class Party:
         """Proof of work before the next challenge."""
         raise NotImplementedError
 
-    def challenge(self, kind: str) -> Scalar:
-        return self.transcript.challenge(kind)
+    def challenge(self, kind: str, degree: int | None = None) -> Scalar:
+        """``degree``: for how many elements of E a false claim would pass, see ``Transcript``."""
+        return self.transcript.challenge(kind, degree)
 
     def challenges(self, kind: str, n: int) -> list[Scalar]:
         return [self.transcript.challenge(kind) for _ in range(n)]
@@ -209,7 +217,6 @@ class Planner(Party):
         pass
 
     def _exchange(self, kind, pads, compute):
-        self.messages += 1
         return [self.tape.leaf(p, self.tape.zero, None) for p in pads]
 
 
@@ -222,7 +229,6 @@ class Verifier(Party):
         self.transcript.grind(bits)
 
     def _exchange(self, kind, pads, compute):
-        self.messages += 1
         masked = self.transcript.read_field(kind, (self.kappa, len(pads)))
         return [
             self.tape.leaf(pad, Scalar.from_array(masked[:, i]), None) for i, pad in enumerate(pads)
@@ -249,7 +255,6 @@ class Prover(Party):
         self.transcript.grind(bits)
 
     def _exchange(self, kind, pads, compute):
-        self.messages += 1
         values = list(compute())
         masked = [v - self.pads[p][i] for v, (p, i) in zip(values, pads, strict=True)]
         self.transcript.write_field(kind, stack(masked))

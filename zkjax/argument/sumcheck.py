@@ -79,7 +79,7 @@ def sumcheck(
 
         sent = party.send(kind, degree, message)
         at_one = claim - sent[0]
-        r = party.challenge(kind)
+        r = party.challenge(kind, degree)
         basis = lagrange(r, degree)
         nodes = [sent[0], at_one, *sent[1:]]
         claim = party.tape.combine(list(zip(nodes, basis, strict=True)))

@@ -4,6 +4,10 @@ A proof is written and read only through a transcript, so whatever one side uses
 absorbed. ``ProverTranscript.write`` appends to the proof and absorbs; ``VerifierTranscript.read``
 takes the same number of bytes from the proof and absorbs them. Nothing declared by the proof
 itself says how long it is: all lengths follow from the statement.
+
+A transcript remembers which challenges it gave, for the soundness budget: ``squeezed`` lists, for
+each kind, the degree of every one of them. The degree is the number of elements of E for which a
+false claim would pass, as whoever draws the challenge states it; None, where the budget knows it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ class Transcript:
 
     def __init__(self, label: str, kappa: int):
         self.kappa = kappa
+        self.squeezed: dict[str, list[int | None]] = {}
         self._hash = hashlib.blake2s(person=b"zkj.tran")
         self.absorb("protocol", label.encode())
 
@@ -43,15 +48,20 @@ class Transcript:
         )
         return b"".join(blocks)[:n]
 
-    def challenge(self, kind: str) -> Scalar:
+    def _note(self, kind: str, degree: int | None) -> None:
+        self.squeezed.setdefault(kind, []).append(degree)
+
+    def challenge(self, kind: str, degree: int | None = None) -> Scalar:
         """One uniform element of E: 128 bits a coefficient, reduced mod p (bias 2^-64)."""
+        self._note(kind, degree)
         data = self.squeeze(kind, 16 * self.kappa)
         return Scalar(
             int.from_bytes(data[16 * i : 16 * i + 16], "little") % gl.P for i in range(self.kappa)
         )
 
-    def challenge_vector(self, kind: str, n: int) -> np.ndarray:
-        """(kappa, n) independent uniform elements of E."""
+    def challenge_vector(self, kind: str, n: int, degree: int | None = None) -> np.ndarray:
+        """(kappa, n) independent uniform elements of E; ``degree`` is that of all together."""
+        self._note(kind, degree)
         data = np.frombuffer(self.squeeze(kind, 16 * self.kappa * n), dtype="<u8")
         low, high = (data[i::2].astype(np.uint64) for i in (0, 1))
         shift = np.uint64(2**32 - 1)  # 2^64 mod p
@@ -61,6 +71,7 @@ class Transcript:
 
     def distinct_indices(self, kind: str, count: int, bound: int) -> np.ndarray:
         """``count`` distinct sorted indices below the power of two ``bound``, by rejection."""
+        self._note(kind, None)
         chosen: set[int] = set()
         block = 0
         while len(chosen) < count:
