@@ -72,9 +72,7 @@ class Session:
                 progress(f"pin {name}")
                 pinned = expected.get(name)
                 self.peers.append(
-                    Peer(
-                        channel, name, least=least, limits=limits, config=config, manifest=pinned
-                    )
+                    Peer(channel, name, least=least, limits=limits, config=config, manifest=pinned)
                 )
         except BaseException:
             self.close()

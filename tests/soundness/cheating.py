@@ -86,7 +86,7 @@ def prove(
     """Outputs and proof of a call of a traced function; sealed arguments do not count openings."""
     for a in args:
         if isinstance(a, Sealed):
-            a.remaining = max(a.remaining, 1)
+            a.counter.left = max(a.counter.left, 1)
     with liar(changes):
         return prove_traced(
             traced, args, profile, openings, Phases(None), entropy or SeededEntropy(7)

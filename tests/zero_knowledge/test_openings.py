@@ -133,7 +133,7 @@ def test_saving_while_others_open_gives_no_opening_back(tmp_path):
 
     def save() -> None:
         while not done.is_set():
-            sealed.remaining = 60
+            sealed.counter.left = 60
             sealed.save(tmp_path / "x")
 
     def spend(copy: Sealed) -> int:
