@@ -281,8 +281,8 @@ def test_openings_are_conserved(alice):
         shared.append(self)
         return share(self)
 
-    def reopen_spy(tree, commitment, secrets):
-        reopened.append(reopen(tree, commitment, secrets))
+    def reopen_spy(tree, commitment, secrets, **options):
+        reopened.append(reopen(tree, commitment, secrets, **options))
         return reopened[-1]
 
     def send_spy(self, frame):
