@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PROOF_TESTS = ("tests/soundness", "tests/argument", "tests/cli/test_cli.py", "tests/program")
+OPENING_TESTS = ("tests/zero_knowledge/test_openings.py", "tests/test_state.py")
 ADAPTER_TESTS = ("tests/adapter", "tests/cli/test_adapter.py")
 CALLS = {
     "require",
@@ -36,6 +37,8 @@ CALLS = {
     "require_profile",
     "require_base",
     "require_manifests",
+    "require_true",
+    "take",
     "_require",
     "_require_arguments",
     "_require_equal",
@@ -66,6 +69,7 @@ SOURCES = {
         "zkjax/ranges.py",
         "zkjax/verify.py",
     ),
+    OPENING_TESTS: ("zkjax/prove.py", "zkjax/seal.py", "zkjax/openings.py"),
     ADAPTER_TESTS: ("proofs/adapter/*.py",),
 }
 

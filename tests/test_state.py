@@ -14,9 +14,10 @@ from unittest import mock
 
 import pytest
 
-from zkjax import files, state
+from zkjax import drafts, state
+from zkjax.drafts import Draft
 from zkjax.errors import SealError
-from zkjax.files import Draft, new_folder, write_atomically, write_new
+from zkjax.files import new_folder, write_atomically, write_new
 from zkjax.openings import Openings, take
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ DOOMED = """
 import os, signal, sys
 from pathlib import Path
 from zkjax import files, state
-from zkjax.files import Draft
+from zkjax.drafts import Draft
 from zkjax.openings import Openings, take
 
 folder, task, doom, named = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "named"
@@ -273,12 +274,12 @@ def test_a_lock_that_another_holds(tmp_path):
 def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path):
     """Some file systems do not know how; an error of the disk is one."""
     for number, fine in ((errno.EINVAL, True), (errno.EIO, False)):
-        with mock.patch.object(files.os, "fsync", side_effect=OSError(number, "")):
+        with mock.patch.object(drafts.os, "fsync", side_effect=OSError(number, "")):
             if fine:
-                files.sync_folder(tmp_path)
+                drafts.sync_folder(tmp_path)
             else:
                 with pytest.raises(OSError):
-                    files.sync_folder(tmp_path)
+                    drafts.sync_folder(tmp_path)
 
 
 def test_processes_that_are_killed_lose_nothing(tmp_path):

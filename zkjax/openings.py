@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from zkjax import state
+from zkjax.drafts import Draft
 from zkjax.errors import SealError
-from zkjax.files import Draft
 
 KEPT, RECEIVED = ".openings", ".received"  # by its owner; by whom it was shared with
 MAX_DIGITS = 10

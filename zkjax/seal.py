@@ -16,9 +16,9 @@ from zkjax.argument import merkle
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.tableau import Tableau
+from zkjax.drafts import Draft, sync_folder
 from zkjax.errors import SealError
 from zkjax.field import goldilocks as gl
-from zkjax.files import Draft, sync_folder
 from zkjax.openings import Openings, received, take
 from zkjax.program.builder import DTYPE_RANGES
 from zkjax.proof import MAX_OPENINGS, Commitment, committed_layout
@@ -27,8 +27,14 @@ DEFAULT_OPENINGS = 4
 
 
 def immutable(x: Any) -> np.ndarray:
-    """A copy that nobody can change in place: what was committed or claimed stays as it was."""
-    x = np.asarray(x)
+    """A copy that nobody can change in place, so that what was committed or claimed stays as is;
+    an array that is such a copy already.
+    """
+    x = owner = np.asarray(x)
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, bytes) and x.dtype.isnative:
+        return x
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
     return np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape)
 

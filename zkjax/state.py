@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from zkjax.files import Draft, sync_folder
+from zkjax.drafts import Draft, sync_folder
 
 LOCK = ".zkjax.lock"  # one a folder
 
