@@ -1549,15 +1549,15 @@ def test_internal_errors_tell_the_peer_nothing(where, kind):
     serves_on(owner)
 
 
-def test_a_proof_that_fails_half_way_gives_its_opening_up():
-    """An opening whose proof failed after it was taken is not given back."""
+def test_a_proof_that_fails_half_way_takes_no_opening():
+    """Nothing of it has left, so the opening is still there."""
     owner = contributor()
     peer = Peer(owner.connect(), "alice")
     drive(peer)
     failing = mock.patch("zkjax.prove.opening_prover.prove", side_effect=RuntimeError(SECRET))
     with failing, ends("refused", "internal: the contributor failed"):
         peer.finish()
-    assert owner.sealed.remaining == 39
+    assert owner.sealed.remaining == 40
     serves_on(owner)
 
 
