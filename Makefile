@@ -9,9 +9,12 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test lint clean
 
+# Writes to the first free of out, out-2, out-3, ...: what a run has kept is never touched by another.
 demo: $(INSTALLED)
-	$(BIN)/zkjax demo --out $(OUT) --steps $(STEPS)
-	$(BIN)/zkjax verify $(OUT)
+	@out=$(OUT); n=1; \
+	while [ -n "$$(ls -A "$$out" 2>/dev/null)" ]; do n=$$((n + 1)); out=$(OUT)-$$n; done; \
+	[ $$n -eq 1 ] || echo "$(OUT) is used; writing to $$out"; \
+	set -x; $(BIN)/zkjax demo --out "$$out" --steps $(STEPS) && $(BIN)/zkjax verify "$$out"
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake tests notebooks
@@ -27,4 +30,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(OUT) $(OUT)-[0-9]* build dist .pytest_cache .ruff_cache .mypy_cache

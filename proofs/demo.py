@@ -7,7 +7,6 @@ With several steps the proofs chain: each takes the adapter commitment of the on
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 import zkjax
 from zkjax._compat import x64
-from zkjax.files import write_atomically
+from zkjax.files import new_folder, write_atomically
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
@@ -111,19 +110,17 @@ def run_demo(
 ) -> dict[str, Any]:
     """Fine-tune, prove every step, verify from the written files, and report.
 
-    Writes ``proof.zkp``, ``statement.zks``, ``claims.json`` (of the last step; earlier steps in
+    ``out`` is missing or empty; FileExistsError otherwise, before any work. Written are
+    ``proof.zkp``, ``statement.zks``, ``claims.json`` (of the last step; earlier steps in
     ``step-N/``), ``adapter/``, ``loss.png``, ``report.json`` and the sealed values in ``private/``.
     """
-    out = Path(out)
-    private = out / "private"
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out = new_folder(out)
+    private = new_folder(out / "private")
     progress("load")
     run, base, adapter, source = demo_inputs(layers)
     tokens = [next(source) for _ in range(max(steps, CURVE_STEPS))]
     rate = store_rate(LEARNING_RATE)
     progress("seal")
-    for old in out.glob("step-*"):  # of an earlier run; they would not chain to this one
-        shutil.rmtree(old)
     sealed_base = zkjax.seal(base, profile=profile, openings=max(4, steps))
     sealed_adapter = zkjax.seal(adapter, profile=profile)
     sealed_base.save(private / "base.sealed")

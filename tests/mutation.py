@@ -47,7 +47,7 @@ SOURCES = (
     "zkjax/field/*.py",
     "zkjax/fixed/*.py",
     *(f"zkjax/{n}.py" for n in ("digests", "files", "proof", "protocol", "prove", "ranges")),
-    *(f"zkjax/{n}.py" for n in ("seal", "verify")),
+    *(f"zkjax/{n}.py" for n in ("openings", "provable", "seal", "state", "verify")),
 )
 TESTS = (
     "tests/argument",

@@ -53,6 +53,12 @@ class SealError(ZkjaxError):
     """A sealed value cannot be opened: wrong shape, or no openings left."""
 
 
+class WitnessError(ZkjaxError):
+    """The prover's values do not satisfy the statement, or are not those of the commitments. No
+    proof was given out and no opening taken.
+    """
+
+
 class StatementError(ZkjaxError):
     """A statement or claims file is malformed, or arguments do not fit the statement."""
 

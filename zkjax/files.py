@@ -4,8 +4,6 @@ owner only.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from zkjax.errors import StatementError
@@ -38,18 +36,18 @@ def read_capped(path: str | Path, most: int) -> bytes:
 
 
 def write_atomically(path: str | Path, data: bytes, private: bool = False) -> None:
-    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it into
-    place.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o600 if private else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write ``data`` beside ``path``, flush it to disk, rename it into place, flush the folder."""
+    from zkjax.drafts import Draft, sync_folder  # whoever only reads does not need its locks
+
+    with Draft(path, data, private) as draft:
+        draft.replace()
+    sync_folder(draft.path.parent)
+
+
+def write_new(path: str | Path, data: bytes, private: bool = False) -> None:
+    """The same for a file that must not be there yet; FileExistsError if it is."""
+    from zkjax.drafts import Draft, sync_folder
+
+    with Draft(path, data, private) as draft:
+        draft.create()
+    sync_folder(draft.path.parent)

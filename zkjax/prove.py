@@ -13,20 +13,22 @@ import numpy as np
 
 from zkjax._callable import make_callable
 from zkjax.argument import kernels, opening_prover
+from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.opening import MASK_ROWS, Member
 from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
-from zkjax.errors import SealError, TraceError
+from zkjax.errors import OptionError, SealError, TraceError
+from zkjax.openings import require, take
 from zkjax.program.functionals import functional_value
 from zkjax.program.program import Port
 from zkjax.program.resolver import Witness, tensor_ids
 from zkjax.program.trace import Traced, trace_call
-from zkjax.proof import VERSION, Claims, Proof
+from zkjax.proof import MAX_OPENINGS, VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups
 from zkjax.ranges import range_claims, range_statement
-from zkjax.seal import DEFAULT_OPENINGS, Sealed, seal_arrays
+from zkjax.seal import DEFAULT_OPENINGS, Sealed, immutable, seal_arrays
 
 Progress = Callable[[str], None]
 
@@ -83,10 +85,15 @@ def prove(
       TraceError: ``fn`` cannot be proved as written; the message names the source line.
       ValueRangeError: a value left its declared range.
       SealError: a sealed argument has no openings left.
+      WitnessError: the proof would not be accepted.
+
+    An opening of each sealed argument is taken when the proof is complete and checked, right before
+    it is returned. Whatever is raised before that costs none.
     """
 
     def run(*args) -> tuple[Any, Proof]:
         phases = Phases(progress)
+        _require_options(args, profile, openings, context)
         phases.start("trace")
         traced = trace_call(fn, args, sealed_outputs)
         return prove_traced(traced, args, profile, openings, phases, _entropy or Entropy(), context)
@@ -106,28 +113,21 @@ def prove_traced(
     """Prove one call of a traced function."""
     program = traced.statement.program
     sealed = [a for a in args if isinstance(a, Sealed)]
-    for s in sealed:
-        if s.commitment.profile != profile:
-            raise SealError(
-                f"a sealed argument has profile {s.commitment.profile!r}, the proof {profile!r}"
-            )
     leaves = jax.tree_util.tree_leaves([a.tree if isinstance(a, Sealed) else a for a in args])
-    inputs = [np.asarray(x) for x in leaves]
+    inputs = [immutable(x) for x in leaves]
     phases.start("witness")
     expected, carries = traced.run(inputs)
     values = program.evaluate(inputs, carries)
     witness = Witness(values, program.multiplicities(values))
     outputs = [np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs]
     compare_with_jax(program.outputs, outputs, expected)
-    for s in sealed:
-        s.spend()
     phases.start("commit")
     sealed_out = _seal_outputs(traced, outputs, openings, profile, entropy)
     claims = Claims(
         traced.statement.digest,
         profile,
         {i: x for i, x in enumerate(inputs) if not program.inputs[i].sealed},
-        {i: x for i, x in enumerate(outputs) if not program.outputs[i].sealed},
+        {i: immutable(x) for i, x in enumerate(outputs) if not program.outputs[i].sealed},
         [s.commitment for s in sealed],
         [s.commitment for s in sealed_out],
         context,
@@ -137,7 +137,25 @@ def prove_traced(
     result = []
     for i, port in enumerate(program.outputs):
         result.append(sealed_out[port.group] if port.sealed else outputs[i])
-    return _with_sealed(traced, result), Proof(claims, body, report)
+    result, proof = _with_sealed(traced, result), Proof(claims, body, report)
+    take([s.counter for s in (*sealed, *sealed_out)])
+    return result, proof
+
+
+def _require_options(args, profile: str, openings: int, context: bytes) -> None:
+    """Refuse, before any work, what no proof can come of."""
+    profile_named(profile)
+    if type(openings) is not int or not 1 <= openings < MAX_OPENINGS:
+        raise OptionError(f"openings is a number from 1 to {MAX_OPENINGS - 1:,}, not {openings}")
+    if not isinstance(context, bytes):
+        raise OptionError(f"context is bytes, not {type(context).__name__}")
+    sealed = [a for a in args if isinstance(a, Sealed)]
+    for s in sealed:
+        if s.commitment.profile != profile:
+            raise SealError(
+                f"a sealed argument has profile {s.commitment.profile!r}, the proof {profile!r}"
+            )
+    require([s.counter for s in sealed])
 
 
 def prove_ranges(
@@ -148,14 +166,15 @@ def prove_ranges(
     Later proofs about it no longer look up each of its elements. See ``zkjax.ranges``.
     """
     phases = Phases(progress)
+    require([sealed.counter])
     phases.start("witness")
     commitment = sealed.commitment
     statement = range_statement(commitment)
     values = statement.program.evaluate(sealed.leaves)
     witness = Witness(values, statement.program.multiplicities(values))
-    sealed.spend()
     setup = Setup(statement, range_claims(commitment))
     body, report = _prove(setup, witness, [], [sealed], [], phases, _entropy or Entropy())
+    take([sealed.counter])
     sealed.commitment = replace(commitment, range_proof=body)
     return report
 
@@ -196,7 +215,6 @@ def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[S
         treedef = jax.tree_util.tree_structure(list(arrays))
         # The proof that makes the value opens it too; ``openings`` are those that remain.
         sealed.append(seal_arrays(arrays, treedef, openings + 1, profile, entropy))
-        sealed[-1].spend()
     return sealed
 
 
@@ -259,7 +277,7 @@ def _prove(
     setup.fill_weights(linear, groups, pad_plan, counts)
     budget = setup.budget(party, pad_plan)
     budget.check()
-    opening_prover.prove(transcript, profile, groups, pad_plan)
+    opening_prover.prove(transcript, profile, groups, pad_plan, linear.known)
     phases.stop()
     leaves, _ = setup.lookup_size()
     report = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,39 +16,71 @@ from zkjax.argument import merkle
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
 from zkjax.argument.tableau import Tableau
+from zkjax.drafts import Draft, sync_folder
 from zkjax.errors import SealError
 from zkjax.field import goldilocks as gl
-from zkjax.files import write_atomically
+from zkjax.openings import Openings, received, take
 from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.proof import MAX_OPENINGS, Commitment, committed_layout
 
 DEFAULT_OPENINGS = 4
 
 
+def immutable(x: Any) -> np.ndarray:
+    """A copy that nobody can change in place, so that what was committed or claimed stays as is;
+    an array that is such a copy already.
+    """
+    x = owner = np.asarray(x)
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, bytes) and x.dtype.isnative:
+        return x
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    return np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape)
+
+
 class Sealed:
     """A pytree of integer arrays, its blinding, and how many proofs may still open it.
 
     Attributes:
-      tree: the private data (NumPy arrays).
+      tree: the private data (NumPy arrays, immutable).
       commitment: what may be published.
-      remaining: openings left; a proof takes one before it reveals anything.
+      counter: the openings left; a proof takes one before it is given out.
+      path: the file in which it lives, if it was saved.
     """
 
-    def __init__(self, leaves, treedef, commitment, tableau, remaining, path=None):
-        self.leaves: list[np.ndarray] = leaves
+    def __init__(
+        self,
+        leaves: Sequence[np.ndarray],
+        treedef,
+        commitment: Commitment,
+        tableau: Tableau,
+        counter: Openings,
+        path: Path | None = None,
+    ):
+        self.leaves = tuple(leaves)
         self.treedef = treedef
-        self.commitment: Commitment = replace(commitment, treedef=treedef)
-        self.tableau: Tableau = tableau
-        self.remaining: int = remaining
-        self.path: Path | None = path
+        self.commitment = replace(commitment, treedef=treedef)
+        self.tableau = tableau
+        self.counter = counter
+        self.path = path
 
     @property
     def tree(self) -> Any:
         return self.treedef.unflatten(self.leaves)
 
+    @property
+    def remaining(self) -> int:
+        """Openings left; SealError if their count is lost."""
+        return self.counter.remaining
+
     def __repr__(self) -> str:
         count = sum(x.size for x in self.leaves)
-        return f"Sealed({self.commitment}, {count} values, {self.remaining} openings left)"
+        try:
+            left = f"{self.remaining} openings left"
+        except SealError:
+            left = "its count of openings is lost"
+        return f"Sealed({self.commitment}, {count} values, {left})"
 
     def __eq__(self, other) -> bool:
         return self is other
@@ -65,23 +95,17 @@ class Sealed:
 
     def spend(self) -> None:
         """Take one opening; raises SealError when none is left. On disk first, if saved."""
-        if self.path is not None:
-            self.remaining = min(self.remaining, _take_from_counter(self.path) + 1)
-        if self.remaining < 1:
-            raise SealError(
-                f"the sealed value {self.commitment} has no openings left; another proof would "
-                "reveal private data. Seal it again with openings=N for N proofs"
-            )
-        self.remaining -= 1
+        take([self.counter])
 
     def share(self) -> bytes:
         """The secrets (blinding and nonces) for a party who knows the values, so that it can prove
         about the same commitment. Takes one opening, which that party then has.
         """
-        self.spend()
         c = self.commitment
         blinding = np.ascontiguousarray(self.tableau.rows[:, c.code.row :], dtype="<u8")
-        return blinding.tobytes() + np.ascontiguousarray(self.tableau.nonces).tobytes()
+        secrets = blinding.tobytes() + np.ascontiguousarray(self.tableau.nonces).tobytes()
+        self.spend()
+        return secrets
 
     @staticmethod
     def secrets_size(commitment: Commitment) -> int:
@@ -90,11 +114,17 @@ class Sealed:
         return 8 * layout.rows * layout.code.blinding + merkle.NONCE * layout.code.length
 
     @classmethod
-    def from_secrets(cls, tree: Any, commitment: Commitment, secrets: bytes) -> Sealed:
+    def from_secrets(
+        cls, tree: Any, commitment: Commitment, secrets: bytes, *, folder: str | Path | None = None
+    ) -> Sealed:
         """The sealed value of a known pytree, from what ``share`` gave; one opening.
 
+        The same secrets give that opening once, in this process. With ``folder``, an existing one,
+        a used opening is written down there, and the same holds for all processes that use it, now
+        and later. Two proofs with the blinding of one would reveal the values.
+
         Raises:
-          SealError: value, secrets and commitment do not belong together.
+          SealError: value, secrets and commitment do not belong together, or the opening was used.
         """
         import jax
 
@@ -103,6 +133,7 @@ class Sealed:
         described = tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves)
         if described != (commitment.shapes, commitment.dtypes):
             raise SealError("the commitment is to values of other shapes or types")
+        leaves, secrets = [immutable(x) for x in leaves], bytes(secrets)
         if len(secrets) != cls.secrets_size(commitment):
             raise SealError("the secrets of this commitment have another size")
         layout = commitment.layout
@@ -116,17 +147,37 @@ class Sealed:
         tableau = Tableau(rows, commitment.code.log_length, nonces)
         if tableau.root != commitment.root:
             raise SealError("the values and secrets do not give this commitment")
-        return cls(leaves, treedef, commitment, tableau, 1)
+        counter = received(commitment.digest.hex(), None if folder is None else Path(folder))
+        if counter.remaining < 1:
+            raise SealError("the opening that these secrets give was used before")
+        return cls(leaves, treedef, commitment, tableau, counter)
 
     def save(self, path: str | Path) -> None:
-        """Write data, blinding and nonces to ``path`` and the openings left to
-        ``path.openings``.
+        """Write data, blinding and nonces to ``path``, and the openings left to a file beside it
+        that is named after the commitment. A file that is there is never overwritten, but by the
+        same sealed value.
         """
-        path = Path(path)
-        if self.path is not None and self.path != path.resolve():
+        path = Path(path).resolve()
+        if self.path not in (None, path):
             raise SealError(
                 f"this sealed value lives in {self.path}; a copy would have openings of its own"
             )
+        with Draft(path, self._encode(), private=True) as draft:
+            if self.path is None:
+                with self.counter.starting(path.parent):
+                    try:
+                        draft.create()
+                    except FileExistsError:
+                        raise SealError(f"{path} exists; a seal does not replace it") from None
+            else:
+                _ = self.remaining
+                if path.exists() and _read(path)[0] != self.commitment:
+                    raise SealError(f"{path} holds another sealed value by now")
+                draft.replace()
+        self.path = path
+        sync_folder(path.parent)
+
+    def _encode(self) -> bytes:
         buffer = io.BytesIO()
         c = self.commitment
         arrays: Any = {f"leaf{i}": x for i, x in enumerate(self.leaves)}
@@ -137,83 +188,43 @@ class Sealed:
             nonces=self.tableau.nonces,
             **arrays,
         )
-        self.remaining = _keep_counter(path, self.remaining, new=self.path is None)
-        write_atomically(path, buffer.getvalue(), private=True)
-        self.path = path.resolve()
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: str | Path, like: Any = None) -> Sealed:
         """Read a sealed value; ``like`` gives the pytree structure (default: a list of leaves)."""
         import jax
 
-        path = Path(path)
+        path = Path(path).resolve()
+        commitment, leaves, blinding, nonces = _read(path)
         try:
-            with np.load(path, allow_pickle=False) as data:
-                commitment = Commitment.from_json(json.loads(bytes(data["meta"])))
-                leaves = [data[f"leaf{i}"] for i in range(len(commitment.shapes))]
-                rows = commitment.layout.matrix([x.astype(np.float64) for x in leaves])
-                rows = np.concatenate([rows, data["blinding"]], axis=1)
-                tableau = Tableau(rows, commitment.code.log_length, data["nonces"])
-        except FileNotFoundError:
-            raise
+            rows = commitment.layout.matrix([x.astype(np.float64) for x in leaves])
+            rows = np.concatenate([rows, blinding], axis=1)
+            tableau = Tableau(rows, commitment.code.log_length, nonces)
         except Exception as error:  # whatever the file holds
             raise SealError(f"{path} is not a sealed value, or damaged") from error
         if tableau.root != commitment.root:
             raise SealError(f"{path} is damaged: its data do not give its commitment")
-        tree = leaves if like is None else like
+        tree = list(leaves) if like is None else like
         treedef: Any = jax.tree_util.tree_structure(tree)
         if treedef.num_leaves != len(leaves):
             raise SealError(f"{path} holds {len(leaves)} arrays, not {treedef.num_leaves}")
-        return cls(leaves, treedef, commitment, tableau, _read_counter(path), path.resolve())
+        counter = Openings(commitment.digest.hex(), commitment.openings)
+        counter.resume(path.parent)
+        return cls(leaves, treedef, commitment, tableau, counter, path)
 
 
-def _counter_path(path: Path) -> Path:
-    return path.with_name(path.name + ".openings")
-
-
-def _read_counter(path: Path) -> int:
+def _read(path: Path) -> tuple[Commitment, list[np.ndarray], np.ndarray, np.ndarray]:
+    """Commitment, values, blinding and nonces as a file has them; SealError if it has none."""
     try:
-        return int(_counter_path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise SealError(f"{_counter_path(path)} is missing or damaged: refusing to open") from error
-
-
-def _take_from_counter(path: Path) -> int:
-    """Lower the counter by one under a lock; what is left, -1 if nothing was."""
-    return _change_counter(path, lambda left: left - 1)
-
-
-def _keep_counter(path: Path, remaining: int, new: bool) -> int:
-    """Start the counter of a new file; one that is there, or was, may only fall. What is left."""
-    try:
-        if not new:
-            raise FileExistsError
-        handle = os.open(_counter_path(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return _change_counter(path, lambda left: min(left, remaining))
-    with os.fdopen(handle, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(str(remaining))
-        file.flush()
-        os.fsync(file.fileno())
-    return remaining
-
-
-def _change_counter(path: Path, change: Callable[[int], int]) -> int:
-    """Write change(left) unless it is negative, in place and under the counter's lock."""
-    try:
-        with open(_counter_path(path), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            left = change(int(file.read()))
-            if left >= 0:
-                file.seek(0)
-                file.truncate()
-                file.write(str(left))
-                file.flush()
-                os.fsync(file.fileno())
-            return left
-    except (OSError, ValueError) as error:
-        raise SealError(f"{_counter_path(path)} is missing or damaged: refusing to open") from error
+        with np.load(path, allow_pickle=False) as data:
+            commitment = Commitment.from_json(json.loads(bytes(data["meta"])))
+            leaves = [immutable(data[f"leaf{i}"]) for i in range(len(commitment.shapes))]
+            return commitment, leaves, data["blinding"], data["nonces"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever the file holds
+        raise SealError(f"{path} is not a sealed value, or damaged") from error
 
 
 def seal(
@@ -262,6 +273,7 @@ def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) 
     profile_named(profile)
     if not 1 <= openings <= MAX_OPENINGS:
         raise SealError(f"a sealed value has 1 to {MAX_OPENINGS:,} openings, not {openings:,}")
+    arrays = [immutable(x) for x in arrays]
     shapes = tuple(x.shape for x in arrays)
     layout = committed_layout(shapes, openings, profile)
     values = layout.matrix([x.astype(np.float64) for x in arrays])
@@ -271,7 +283,8 @@ def seal_arrays(arrays, treedef, openings: int, profile: str, entropy: Entropy) 
     )
     dtypes = tuple(x.dtype.name for x in arrays)
     commitment = Commitment(tableau.root, shapes, dtypes, openings, profile)
-    return Sealed(arrays, treedef, commitment, tableau, openings)
+    counter = Openings(commitment.digest.hex(), openings)
+    return Sealed(arrays, treedef, commitment, tableau, counter)
 
 
 make_callable(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -78,6 +79,8 @@ class Contributor:
     Args:
       sealed, manifest: from ``commit_adapter``.
       leakage: what the answers of all sessions have revealed; by default users may learn half.
+      received: a folder that remembers which shared openings of users were used; without one they
+        are remembered as long as the process lives.
       progress: called with the name of each phase of a proof.
     """
 
@@ -88,6 +91,7 @@ class Contributor:
         *,
         limits: Limits | None = None,
         leakage: Leakage | None = None,
+        received: Path | None = None,
         progress: Callable[[str], None] | None = None,
     ):
         if sealed.commitment != manifest.commitment:
@@ -95,6 +99,7 @@ class Contributor:
         self.sealed, self.manifest = sealed, manifest
         self.limits = limits or Limits()
         self.leakage = leakage or Leakage(manifest)
+        self.received = received
         self.progress = progress
         self.report: dict = {}  # figures of the last proof
         self._proving = threading.Lock()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zkjax.proofs.adapter.contributor import Contributor
 
 MAX_COMMITMENTS = 1 << 16  # bytes of JSON
+USED = "they are not about this session, or have been used before; seal the values again"
 
 
 class ContributorSession:
@@ -130,8 +131,7 @@ class ContributorSession:
             self._expects = (frames.Done,)
             if isinstance(frame, frames.Finish):
                 return frames.ProofFrame(self.contributor.prove(self.record))
-            xs, deltas = self._reopen(frame)
-            return frames.ProofFrame(self.contributor.prove_sealed(self.record, xs, deltas))
+            return frames.ProofFrame(self._prove_sealed(*self._reopen(frame)))
         self.closed = self.accepted = True
         return None
 
@@ -139,6 +139,14 @@ class ContributorSession:
         """Before anything is answered or computed for a session that cannot end in a proof."""
         if self.contributor.sealed.remaining < 1:
             raise SealError("no openings left")
+
+    def _prove_sealed(self, xs: zkjax.Sealed, deltas: zkjax.Sealed) -> bytes:
+        """The proof; a refusal if another session has used the user's openings meanwhile."""
+        try:
+            return self.contributor.prove_sealed(self.record, xs, deltas)
+        except SealError:
+            self._require_openings()
+            raise SessionError("commitments", USED) from None
 
     def _query(self, frame: frames.Query) -> frames.Answer:
         manifest, x = self.contributor.manifest, frame.x
@@ -179,9 +187,11 @@ class ContributorSession:
                 raise SessionError("commitments", "they are not about this session")
             size = zkjax.Sealed.secrets_size(commitment)
             try:
-                out.append(zkjax.Sealed.from_secrets(tree, commitment, rest[:size]))
+                folder = self.contributor.received
+                value = zkjax.Sealed.from_secrets(tree, commitment, rest[:size], folder=folder)
             except SealError:
-                raise SessionError("commitments", "they are not about this session") from None
+                raise SessionError("commitments", USED) from None
+            out.append(value)
             rest = rest[size:]
         if rest:
             raise SessionError("commitments", "trailing bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import secrets
@@ -9,7 +10,7 @@ import ssl
 from pathlib import Path
 
 from zkjax.errors import SessionError
-from zkjax.files import write_atomically
+from zkjax.files import write_atomically, write_new
 
 
 def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
@@ -28,8 +29,8 @@ def make_token(path: Path) -> str:
     """The token in a file, which is made if it is missing."""
     if not path.parent.is_dir():
         raise SessionError("token", f"{path}: there is no folder {path.parent}")
-    if not path.exists():
-        write_atomically(path, secrets.token_urlsafe(32).encode(), private=True)
+    with contextlib.suppress(FileExistsError):
+        write_new(path, secrets.token_urlsafe(32).encode(), private=True)
     return read_token(path)
 
 

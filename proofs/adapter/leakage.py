@@ -7,7 +7,8 @@ that size. Counting only the directions in which x lies would not do: multiples 
 activations are new questions, because x A is rounded and A holds small integers.
 
 The rank of all activations is counted too, for information: in so many directions A B is known by
-linear algebra alone. Both counts only grow, over all sessions, users and restarts.
+linear algebra alone. Both counts only grow, over all sessions, users and restarts; those in the
+file count, so that a second counter of the same file starts where the first is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from zkjax import state
 from zkjax.errors import OptionError, SealError, SessionError
-from zkjax.files import write_atomically
 from zkjax.proofs.adapter.manifest import Manifest
 
 # Of a residual, relative to the activation's norm. A component this small moves x A by less than
@@ -64,23 +66,31 @@ class Leakage:
         self._room = memory_bytes
         self._uncounted = dict.fromkeys(keys, 0)
         self._lock = threading.Lock()
-        if path is not None and path.exists():
-            try:
-                saved = json.loads(path.read_text())
-                if saved["manifest"] != self._manifest:
-                    raise SealError(f"{path} is about another adapter")
-                for layer, group in keys:
-                    entry = saved[f"{layer}/{group}"]
-                    told = float(entry["told"])
-                    counts = int(entry["tokens"]), int(entry["dimension"])
-                    if not (told >= 0 and min(counts) >= 0):
-                        raise ValueError("a count is negative or no number")
-                    self._told[layer, group] = told
-                    self._tokens[layer, group], self._earlier[layer, group] = counts
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise SealError(
-                    f"{path} is damaged: what the adapter has revealed is not known ({error!r})"
-                ) from error
+        if path is not None:
+            self._resume(state.read(path))
+
+    def _resume(self, saved: bytes | None) -> None:
+        """Take over the counts of the file; SealError if it does not tell them."""
+        if saved is None:
+            return
+        try:
+            counts = json.loads(saved)
+            if counts["manifest"] != self._manifest:
+                raise SealError(f"{self.path} is about another adapter")
+            for key in self._tokens:
+                entry = counts["{}/{}".format(*key)]
+                told = float(entry["told"])
+                tokens, dimension = int(entry["tokens"]), int(entry["dimension"])
+                if not (told >= 0 and min(tokens, dimension) >= 0):
+                    raise ValueError("a count is negative or no number")
+                self._told[key] = max(self._told[key], told)
+                self._tokens[key] = max(self._tokens[key], tokens)
+                here = len(self._basis[key]) + self._uncounted[key]
+                self._earlier[key] = max(self._earlier[key], dimension - here)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SealError(
+                f"{self.path} is damaged: what the adapter has revealed is not known ({error!r})"
+            ) from error
 
     def dimension(self, layer: int, group: str) -> int:
         """The rank of the activations answered at a site; more once memory is used up."""
@@ -95,24 +105,44 @@ class Leakage:
         Args:
           cost: entries of a column of A that one answer may tell, see ``answer_cost``.
         """
-        key, size = (layer, group), self._size[group]
+        key = layer, group
+
+        def counted(saved: bytes | None) -> bytes:
+            self._resume(saved)
+            self._count(key, x, cost)
+            return self._encode()
+
         with self._lock:
-            told = self._told[key] + cost * len(x)
-            if self.max_fraction < 1 and told > self.max_fraction * size:
-                # No counts: they would tell one user how much others have asked.
-                raise SessionError(
-                    "leakage",
-                    f"layer {layer} {group}: the query would exceed what the owner lets users "
-                    "learn (max_fraction, --max-rank-fraction); send fewer tokens",
-                )
-            new = self._new_directions(key, x.astype(np.float64))
-            stored = new[: max(0, self._room // (8 * size))]
-            self._room -= stored.nbytes
-            self._basis[key] = np.concatenate([self._basis[key], stored])
-            self._uncounted[key] += len(new) - len(stored)
-            self._tokens[key] += len(x)
-            self._told[key] = told
-            self._write()  # before the answer leaves
+            tables: Any = self._tokens, self._told, self._basis, self._uncounted
+            room, before = self._room, [table[key] for table in tables]
+            try:
+                if self.path is None:
+                    counted(None)
+                else:
+                    state.change({self.path: counted})  # before the answer leaves
+            except BaseException:
+                for table, value in zip(tables, before, strict=True):
+                    table[key] = value
+                self._room = room
+                raise
+
+    def _count(self, key: tuple[int, str], x: np.ndarray, cost: float) -> None:
+        size = self._size[key[1]]
+        told = self._told[key] + cost * len(x)
+        if self.max_fraction < 1 and told > self.max_fraction * size:
+            # No counts: they would tell one user how much others have asked.
+            raise SessionError(
+                "leakage",
+                f"layer {key[0]} {key[1]}: the query would exceed what the owner lets users "
+                "learn (max_fraction, --max-rank-fraction); send fewer tokens",
+            )
+        new = self._new_directions(key, x.astype(np.float64))
+        stored = new[: max(0, self._room // (8 * size))]
+        self._room -= stored.nbytes
+        self._basis[key] = np.concatenate([self._basis[key], stored])
+        self._uncounted[key] += len(new) - len(stored)
+        self._tokens[key] += len(x)
+        self._told[key] = told
 
     def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
         """Orthonormal directions of x outside the counted space; all rows once memory is full."""
@@ -154,13 +184,17 @@ class Leakage:
 
     def save(self) -> None:
         """Keep the counts for the next run of the server."""
-        with self._lock:
-            self._write()
 
-    def _write(self) -> None:
-        if self.path is not None:
-            data = json.dumps({"manifest": self._manifest} | self.summary(), indent=1).encode()
-            write_atomically(self.path, data, private=True)
+        def merged(saved: bytes | None) -> bytes:
+            self._resume(saved)
+            return self._encode()
+
+        with self._lock:
+            if self.path is not None:
+                state.change({self.path: merged})
+
+    def _encode(self) -> bytes:
+        return json.dumps({"manifest": self._manifest} | self.summary(), indent=1).encode()
 
 
 def _beside(space: np.ndarray, block: np.ndarray) -> np.ndarray:

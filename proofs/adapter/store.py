@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import weakref
 from dataclasses import replace
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 
 import zkjax
-from zkjax import fixed
+from zkjax import fixed, state
 from zkjax.errors import SealError, SessionError
 from zkjax.files import new_folder, write_atomically
 from zkjax.models.llama import Adapter
@@ -30,7 +29,7 @@ from zkjax.proofs.adapter.manifest import WEIGHT_FRACTION, Manifest, dyadic_scal
 from zkjax.proofs.adapter.statement import example
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
-LEAKAGE, LOCK = ".leakage.json", ".lock"  # beside the sealed adapter, which they are about
+LEAKAGE, RECEIVED, LOCK = ".leakage.json", ".received", ".lock"  # beside the sealed adapter
 
 
 class Committed(NamedTuple):
@@ -129,17 +128,20 @@ def load_contributor(
     progress: Any = None,
 ) -> Contributor:
     """The contributor of a folder that ``commit_folder`` wrote; one at a time, because the counts
-    of what has leaked belong to the sealed adapter.
+    of what has leaked, and of what users have shared, belong to the sealed adapter.
     """
     try:
         manifest = Manifest.decode((folder / MANIFEST).read_bytes())
         elsewhere = folder / ELSEWHERE
         path = Path(elsewhere.read_text()) if elsewhere.exists() else folder / SEALED
-        lock = os.open(_beside(path, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = state.lock(_beside(path, LOCK), wait=False)
+    except BlockingIOError:
+        raise SealError(f"the adapter of {folder} is already being served") from None
     except OSError as error:
         raise SealError(f"{folder} holds no committed adapter ({error})") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        received = _beside(path, RECEIVED)
+        received.mkdir(mode=0o700, exist_ok=True)
         sealed = zkjax.Sealed.load(path, like=example(manifest))
         commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
         contributor = Contributor(
@@ -147,11 +149,9 @@ def load_contributor(
             replace(manifest, commitment=commitment),
             limits=limits,
             leakage=Leakage(manifest, max_fraction, _beside(path, LEAKAGE)),
+            received=received,
             progress=progress,
         )
-    except BlockingIOError:
-        os.close(lock)
-        raise SealError(f"the adapter of {folder} is already being served") from None
     except BaseException:
         os.close(lock)
         raise

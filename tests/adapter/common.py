@@ -71,7 +71,7 @@ def contributor(
     answer counts as one direction.
     """
     sealed, manifest = committed(seed)
-    sealed.remaining = 40
+    sealed.counter.left = 40
     leakage = leakage or Leakage(manifest, 1.0)
     owner = Contributor(sealed, manifest, leakage=leakage, limits=limits)
     owner.costs = dict.fromkeys(owner.costs, 1.0)

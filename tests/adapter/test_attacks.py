@@ -1369,9 +1369,9 @@ def test_a_fraction_out_of_range(fraction):
 @pytest.fixture
 def exhausted():
     owner = contributor()
-    owner.sealed.remaining = 0
+    owner.sealed.counter.left = 0
     yield owner
-    owner.sealed.remaining = 40
+    owner.sealed.counter.left = 40
 
 
 def test_a_commitment_that_is_used_up(exhausted):
@@ -1387,16 +1387,16 @@ def test_a_commitment_that_is_used_up_by_others():
     owner = contributor()
     peer = Peer(owner.connect(), "alice")
     drive(peer)
-    owner.sealed.remaining = 0
+    owner.sealed.counter.left = 0
     with ends("refused", "openings: "):
         peer.finish()
     assert peer.channel.session.error.check == "openings"
-    owner.sealed.remaining = 40
+    owner.sealed.counter.left = 40
 
 
 def test_the_last_opening():
     owner = contributor()
-    owner.sealed.remaining = 1
+    owner.sealed.counter.left = 1
     first, second = (Peer(owner.connect(), "alice") for _ in range(2))
     for peer in (first, second):
         drive(peer)
@@ -1404,21 +1404,21 @@ def test_the_last_opening():
     with ends("refused", "openings: "):
         second.finish()
     assert owner.sealed.remaining == 0
-    owner.sealed.remaining = 40
+    owner.sealed.counter.left = 40
 
 
 def test_a_used_up_commitment_costs_nothing():
     """Sessions of every length, none of which can end in a proof: nothing piles up."""
     owner = contributor()
     peers = [Peer(owner.connect(), "alice") for _ in range(3)]
-    owner.sealed.remaining = 0
+    owner.sealed.counter.left = 0
     before = len(trace._CACHE)
     for tokens, peer in enumerate(peers, 21):
         drive(peer, tokens)
         with ends("refused", "openings: "):
             peer.finish()
     assert len(trace._CACHE) == before
-    owner.sealed.remaining = 40
+    owner.sealed.counter.left = 40
 
 
 def test_weights_that_cannot_be_proved_are_not_committed():
@@ -1549,15 +1549,15 @@ def test_internal_errors_tell_the_peer_nothing(where, kind):
     serves_on(owner)
 
 
-def test_a_proof_that_fails_half_way_gives_its_opening_up():
-    """An opening whose proof failed after it was taken is not given back."""
+def test_a_proof_that_fails_half_way_takes_no_opening():
+    """Nothing of it has left, so the opening is still there."""
     owner = contributor()
     peer = Peer(owner.connect(), "alice")
     drive(peer)
     failing = mock.patch("zkjax.prove.opening_prover.prove", side_effect=RuntimeError(SECRET))
     with failing, ends("refused", "internal: the contributor failed"):
         peer.finish()
-    assert owner.sealed.remaining == 39
+    assert owner.sealed.remaining == 40
     serves_on(owner)
 
 

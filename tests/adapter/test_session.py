@@ -200,6 +200,7 @@ def test_one_sealed_adapter_in_two_folders_has_one_count(tmp_path):
     for name in ("one", "two"):
         commit_folder(tmp_path / "peft", tmp_path / name, sealed=tmp_path / "adapter.sealed")
     owner = load_contributor(tmp_path / "one")
+    assert owner.received == tmp_path / "adapter.sealed.received" and owner.received.is_dir()
     with pytest.raises(SealError, match="already being served"):
         load_contributor(tmp_path / "two")
     owner.leakage.admit(0, "attention", np.eye(24, dtype=np.int16)[:12])

@@ -29,7 +29,7 @@ from zkjax.argument.entropy import SeededEntropy
 from zkjax.argument.opening import Group, Member, Pads
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript, Transcript, VerifierTranscript
-from zkjax.errors import VerificationError
+from zkjax.errors import VerificationError, WitnessError
 from zkjax.field import goldilocks as gl
 from zkjax.field import ntt
 from zkjax.field.scalar import Scalar
@@ -116,7 +116,8 @@ class Instance:
     def prove(self, change=None) -> bytes:
         transcript = (ProverTranscript if change is None else Tampering)("opening", self.kappa)
         transcript.change = change
-        opening_prover.prove(transcript, self.profile, self.groups, self.pads)
+        with unchecked():
+            opening_prover.prove(transcript, self.profile, self.groups, self.pads, self.known())
         return transcript.proof
 
     def verify(self, proof: bytes, known: Scalar | None = None) -> None:
@@ -142,6 +143,11 @@ class Instance:
         with pytest.raises(VerificationError) as caught:
             self.verify(proof, known)
         return caught.value.check
+
+
+def unchecked():
+    """A prover that does not look whether its statement is true."""
+    return mock.patch.object(opening_prover, "require_true")
 
 
 class Tampering(ProverTranscript):
@@ -615,6 +621,23 @@ def test_changed_columns_nonces_and_paths_are_rejected(kind, number):
     assert instance.rejection(instance.prove((kind, number, function))) == "merkle path"
 
 
+@kappas
+def test_the_prover_refuses_what_the_verifier_would(kappa):
+    """A true statement is proved; with a total that is off by one nothing is opened."""
+    instance = Instance(kappa)
+    for offset in (0, 1):
+        known = instance.known() + offset
+        transcript = ProverTranscript("opening", instance.kappa)
+        arguments = transcript, instance.profile, instance.groups, instance.pads, known
+        if offset:
+            with pytest.raises(WitnessError):
+                opening_prover.prove(*arguments)
+            assert "opened columns" not in transcript.inventory
+        else:
+            opening_prover.prove(*arguments)
+            instance.verify(transcript.proof)
+
+
 def test_a_compensated_total_is_still_rejected():
     """Changing the summed coefficients of two groups by opposite amounts keeps the total."""
     instance = Instance()
@@ -629,7 +652,10 @@ def test_a_compensated_total_is_still_rejected():
             super().write_field(kind, values)
 
     transcript = Both("opening", 2)
-    opening_prover.prove(transcript, instance.profile, instance.groups, instance.pads)
+    with unchecked():
+        opening_prover.prove(
+            transcript, instance.profile, instance.groups, instance.pads, instance.known()
+        )
     with pytest.raises(VerificationError, match="disagrees with an opened column") as caught:
         instance.verify(transcript.proof)
     assert caught.value.check == "linear test"

@@ -307,6 +307,62 @@ def test_demo_names_a_missing_package(monkeypatch, tmp_path):
     assert "pip install -e '.[models,plot]'" in result.stderr
 
 
+def test_demo_refuses_a_folder_that_is_used(monkeypatch, tmp_path):
+    """Before any work, and nothing in it is touched."""
+    (tmp_path / "out" / "private").mkdir(parents=True)
+    (tmp_path / "out" / "private" / "base.sealed").write_bytes(b"of an earlier run")
+    _install_demo(monkeypatch, lambda *args: pytest.fail("the demo ran"))
+    result = run("demo", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "not an empty folder" in " ".join(result.stderr.split())
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in kept] == [b"of an earlier run"]
+
+
+def test_run_demo_refuses_a_folder_that_is_used(monkeypatch, tmp_path):
+    from zkjax.proofs import demo
+
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setattr(demo, "demo_inputs", lambda *args: pytest.fail("the demo ran"))
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        demo.run_demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.fixture
+def made_demo(tmp_path):
+    """``make demo`` with a stand-in for ``zkjax`` that writes a folder; gives what was printed."""
+    command = tmp_path / "bin" / "zkjax"
+    command.parent.mkdir()
+    command.write_text(
+        "#!/bin/sh\n"
+        'echo "zkjax $*"\n'
+        '[ "$1" != demo ] || { mkdir -p "$3" && touch "$3/proof.zkp"; }\n'
+    )
+    command.chmod(0o755)
+    for name in ("pyproject.toml", "installed"):  # in this order: nothing is to be installed
+        (tmp_path / name).touch()
+    makefile = Path(__file__).parent.parent.parent / "Makefile"
+
+    def make() -> str:
+        options = [f"BIN={command.parent}", "INSTALLED=installed", "OUT=out"]
+        arguments = ["make", "--no-print-directory", "-f", makefile, "demo", *options]
+        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    return make
+
+
+def test_make_demo_can_be_run_again(made_demo, tmp_path):
+    """The first run writes and verifies out; later ones the next free folder."""
+    (tmp_path / "out").mkdir()  # empty: free
+    for name in ("out", "out-2", "out-3"):
+        text = made_demo()
+        assert f"zkjax demo --out {name} --steps 1" in text and f"zkjax verify {name}\n" in text
+        assert ("writing to" in text) == (name != "out")
+        assert (tmp_path / name / "proof.zkp").exists()
+
+
 def _install_demo(monkeypatch, run_demo) -> None:
     import types
 

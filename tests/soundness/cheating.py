@@ -64,6 +64,11 @@ def multiplicities(program: Program, values: Sequence[np.ndarray]) -> list[np.nd
     return counts
 
 
+def unchecked():
+    """A prover that gives out what its verifier will refuse."""
+    return mock.patch("zkjax.argument.opening_prover.require_true")
+
+
 @contextmanager
 def liar(changes: Mapping[int, Change] | None = None):
     """The prover's evaluation is replaced by one with ``changes`` and without any check."""
@@ -71,6 +76,7 @@ def liar(changes: Mapping[int, Change] | None = None):
         mock.patch.object(Program, "evaluate", lambda p, xs, cs=(): evaluate(p, xs, cs, changes)),
         mock.patch("zkjax.prove.compare_with_jax"),
         mock.patch.object(Program, "multiplicities", lambda p, values: multiplicities(p, values)),
+        unchecked(),
     ):
         yield
 
@@ -86,7 +92,7 @@ def prove(
     """Outputs and proof of a call of a traced function; sealed arguments do not count openings."""
     for a in args:
         if isinstance(a, Sealed):
-            a.remaining = max(a.remaining, 1)
+            a.counter.left = max(a.counter.left, 1)
     with liar(changes):
         return prove_traced(
             traced, args, profile, openings, Phases(None), entropy or SeededEntropy(7)
@@ -140,5 +146,6 @@ __all__ = [
     "prove",
     "rejected",
     "trace_call",
+    "unchecked",
     "variables",
 ]

@@ -137,6 +137,24 @@ def reversed_eq_at(point: np.ndarray, z: np.ndarray) -> np.ndarray:
     return result
 
 
+def linear_total(
+    known: Scalar,
+    zeta: Scalar,
+    groups: Sequence[Group],
+    responses: Sequence[np.ndarray],
+    pads: Pads,
+    pad_response: np.ndarray,
+) -> Scalar:
+    """What the linear test adds up, zero for a true statement: zeta known, the coefficient W-1 of
+    each group's linear response (kappa, k + W - 1), and the sum of the pads' over H.
+    """
+    total = known * zeta
+    for group, response in zip(groups, responses, strict=True):
+        total = total + Scalar.from_array(response[:, group.code.row - 1])
+    w = pads.code.row
+    return total + Scalar.from_array(gl.sum_mod(pad_response[:, ::w])) * w
+
+
 # Verifier -----------------------------------------------------------------------------------
 
 
@@ -151,18 +169,17 @@ def verify(
     kappa = profile.kappa
     challenges = squeeze(transcript, groups, pads)
     responses = []
-    total = known * challenges.zeta
     for group in groups:
         code = group.code
         near = transcript.read_field("proximity response", (kappa, code.dimension))
         linear = transcript.read_field("linear response", (kappa, code.dimension + code.row - 1))
-        total = total + Scalar.from_array(linear[:, code.row - 1])
         responses.append((near, linear))
     k, w = pads.code.dimension, pads.code.row
     pad_near = transcript.read_field("pad proximity response", (kappa, k))
     pad_linear = transcript.read_field("pad linear response", (kappa, k + w - 1))
     cofactor = transcript.read_field("product response", (kappa, 2 * k - 1 - w))
-    total = total + Scalar.from_array(gl.sum_mod(pad_linear[:, ::w])) * w
+    shares = [linear for _, linear in responses]
+    total = linear_total(known, challenges.zeta, groups, shares, pads, pad_linear)
     opened = []
     for group in groups:
         indices = column_indices(transcript, group.code, profile)

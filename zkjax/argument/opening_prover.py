@@ -17,11 +17,13 @@ from zkjax.argument.opening import (
     Member,
     Pads,
     column_indices,
+    linear_total,
     shifted_sum,
     squeeze,
 )
 from zkjax.argument.tableau import blind_interpolated
 from zkjax.argument.transcript import ProverTranscript
+from zkjax.errors import WitnessError
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field import ntt
@@ -95,11 +97,18 @@ def prove(
     profile: Profile,
     groups: Sequence[Group],
     pads: Pads,
+    known: Scalar,
 ) -> None:
-    """Write responses, indices' columns, nonces and paths."""
+    """Write responses, indices' columns, nonces and paths; ``known`` as in ``opening.verify``.
+
+    Raises:
+      WitnessError: the linear statement is false for these rows. The proof would be refused, and
+        its total, which is not zero then, is a linear equation in private values.
+    """
     kappa = profile.kappa
     challenges = squeeze(transcript, groups, pads)
     zeta = challenges.zeta.array()[:, None]
+    shares = []
     for group, u in zip(groups, challenges.rows, strict=True):
         code = group.code
         weights = np.concatenate([u[:, : group.rows], ext.mul(group.weights, zeta)])
@@ -117,7 +126,9 @@ def prove(
         linear = gl.add(_multiply(reversed_eq(group.point), total[kappa:]), mask)
         transcript.write_field("proximity response", near)
         transcript.write_field("linear response", linear)
-    _prove_pads(transcript, kappa, pads, challenges)
+        shares.append(linear)
+    pad_share = _prove_pads(transcript, kappa, pads, challenges)
+    require_true(linear_total(known, challenges.zeta, groups, shares, pads, pad_share))
     for group in groups:
         indices = column_indices(transcript, group.code, profile)
         for member in [*group.members, group.masks]:
@@ -125,7 +136,17 @@ def prove(
     _write_columns(transcript, pads.member, column_indices(transcript, pads.code, profile))
 
 
-def _prove_pads(transcript, kappa: int, pads: Pads, challenges: Challenges) -> None:
+def require_true(total: Scalar) -> None:
+    """WitnessError unless the linear test will pass."""
+    if total:
+        raise WitnessError(
+            "the values do not satisfy the statement, or are not those that were committed; no "
+            "proof was given out and no opening taken"
+        )
+
+
+def _prove_pads(transcript, kappa: int, pads: Pads, challenges: Challenges) -> np.ndarray:
+    """Write the pads' responses; the linear one, (kappa, k + W - 1)."""
     code, r, t = pads.code, pads.rows, pads.triples
     rows = _ext_rows(pads.member.tableau.rows, kappa)  # (kappa, R + 5, k)
     k, w = code.dimension, code.row
@@ -154,6 +175,7 @@ def _prove_pads(transcript, kappa: int, pads: Pads, challenges: Challenges) -> N
     transcript.write_field("pad proximity response", near)
     transcript.write_field("pad linear response", linear)
     transcript.write_field("product response", cofactor)
+    return linear
 
 
 def _write_columns(transcript, member: Member, indices: np.ndarray) -> None:

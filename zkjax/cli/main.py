@@ -18,6 +18,7 @@ from zkjax.cli.bundle import load_bundle
 from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
+from zkjax.files import new_folder
 from zkjax.verify import require_profile, verify_statement
 
 app = typer.Typer(
@@ -106,7 +107,7 @@ def inspect(target: Target) -> None:
 @app.command()
 @answers("models,plot")
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("out"),
+    out: Annotated[Path, typer.Option(help="The new folder to write.")] = Path("out"),
     steps: Annotated[
         int, typer.Option(min=1, help="Training steps to prove, each in a proof of its own.")
     ] = 1,
@@ -115,12 +116,12 @@ def demo(
     ] = ProfileName.S100,
 ) -> None:
     """Fine-tune a small LLaMA with LoRA, prove the steps and verify the proofs."""
+    new_folder(out)
     from zkjax._compat import enable_kernel_cache
 
     enable_kernel_cache()
     from zkjax.proofs.demo import run_demo
 
-    out.mkdir(parents=True, exist_ok=True)
     with show.Phases() as phases:
         report = run_demo(out, steps, profile.value, phases)
     show.demo_report(report, out)
