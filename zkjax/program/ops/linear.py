@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from zkjax.field import dense
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field.scalar import Scalar
-from zkjax.program.ops.rule import NotRankOne, Op, Pulled, Shape, Weights, ones, rule, total
+from zkjax.program.ops.rule import (
+    NotRankOne,
+    Op,
+    Pulled,
+    Shape,
+    Weights,
+    are_axes,
+    are_integers,
+    is_integer,
+    ones,
+    parameters,
+    require,
+    rule,
+    shape_rule,
+    total,
+)
+
+MAX_INTEGER = 2**63 - 1
 
 
 def _affine_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
@@ -38,9 +57,28 @@ def _affine(op: Op, *xs):
     return result + float(offset) if offset else result
 
 
+@shape_rule("affine", operands=None)
+def _affine_shape(op: Op, *xs: Shape) -> Shape:
+    coefficients, offset = parameters(op, 2)
+    right = are_integers(coefficients, len(xs), -MAX_INTEGER, MAX_INTEGER)
+    require(right and is_integer(offset, -MAX_INTEGER, MAX_INTEGER), "the coefficients of a sum")
+    require(len(set(xs)) == 1, "summands of different shapes")
+    return xs[0]
+
+
 @rule("alias", "linear", lambda op, w, one: [(0, w, one)])
 def _alias(op: Op, x):
     """The operand itself."""
+    return x
+
+
+@shape_rule("alias")
+def _alias_shape(op: Op, x: Shape) -> Shape:
+    """params (), or the interval of the name's own relations."""
+    if op.params:
+        low, high = parameters(op, 2)
+        right = are_integers(op.params, 2, -MAX_INTEGER, MAX_INTEGER)
+        require(right and low <= high, "the bounds of a name")
     return x
 
 
@@ -54,6 +92,14 @@ def _transpose_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 @rule("transpose", "linear", _transpose_pull)
 def _transpose(op: Op, x):
     return np.transpose(x, op.params[0])
+
+
+@shape_rule("transpose")
+def _transpose_shape(op: Op, x: Shape) -> Shape:
+    (order,) = parameters(op, 1)
+    right = are_integers(order, len(x), 0, len(x) - 1)
+    require(right and len(set(order)) == len(x), "not a permutation of the axes")
+    return tuple(x[a] for a in order)
 
 
 def _broadcast_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
@@ -80,6 +126,15 @@ def _broadcast(op: Op, x):
     for i, axis in enumerate(dims):
         shape[axis] = in_shape[i]
     return np.broadcast_to(np.reshape(x, shape), op.shape)
+
+
+@shape_rule("broadcast")
+def _broadcast_shape(op: Op, x: Shape) -> Shape:
+    dims, in_shape = parameters(op, 2)
+    require(in_shape == x and are_axes(dims, len(op.shape)) and len(dims) == len(x), "axes")
+    fits = all(n in (1, op.shape[a]) for n, a in zip(x, dims, strict=True))
+    require(fits, "an axis longer than 1 is stretched")
+    return op.shape
 
 
 def reshape_groups(inside: Shape, outside: Shape) -> list[tuple[list[int], list[int]]]:
@@ -161,6 +216,13 @@ def _reshape(op: Op, x):
     return np.reshape(x, op.shape)
 
 
+@shape_rule("reshape")
+def _reshape_shape(op: Op, x: Shape) -> Shape:
+    (in_shape,) = parameters(op, 1)
+    require(in_shape == x and math.prod(x) == math.prod(op.shape), "another number of elements")
+    return op.shape
+
+
 def _slice_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (starts, steps, operand shape)."""
     starts, steps, in_shape = op.params
@@ -187,6 +249,22 @@ def _slice(op: Op, x):
     ]
 
 
+def _strided(low, step, inner: Shape, outer: Shape) -> bool:
+    """Whether inner index i can sit at outer index low + step * i, on every axis."""
+    rank = len(outer)
+    right = len(inner) == rank and are_integers(low, rank, 0, max(outer, default=0))
+    if not right or not are_integers(step, rank, 1, max(outer, default=1)):
+        return False
+    return all(a + s * (n - 1) < m for a, s, n, m in zip(low, step, inner, outer, strict=True))
+
+
+@shape_rule("slice")
+def _slice_shape(op: Op, x: Shape) -> Shape:
+    starts, steps, in_shape = parameters(op, 3)
+    require(in_shape == x and _strided(starts, steps, op.shape, x), "a slice leaves its operand")
+    return op.shape
+
+
 def _pad_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (low, step, operand shape): operand index i sits at low + step * i, zeros
     elsewhere.
@@ -209,6 +287,13 @@ def _pad(op: Op, x):
     return out
 
 
+@shape_rule("pad")
+def _pad_shape(op: Op, x: Shape) -> Shape:
+    low, step, in_shape = parameters(op, 3)
+    require(in_shape == x and _strided(low, step, x, op.shape), "an operand leaves its padding")
+    return op.shape
+
+
 def _sum_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (axes, operand shape)."""
     axes, in_shape = op.params
@@ -222,6 +307,13 @@ def _sum(op: Op, x):
     return np.sum(x, axis=op.params[0])
 
 
+@shape_rule("sum")
+def _sum_shape(op: Op, x: Shape) -> Shape:
+    axes, in_shape = parameters(op, 2)
+    require(in_shape == x and are_axes(axes, len(x)), "the axes of a sum")
+    return tuple(n for a, n in enumerate(x) if a not in axes)
+
+
 def _reverse_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(v[:, ::-1] if a in op.params[0] else v for a, v in enumerate(w)), one)]
 
@@ -229,6 +321,13 @@ def _reverse_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 @rule("reverse", "linear", _reverse_pull)
 def _reverse(op: Op, x):
     return np.flip(x, op.params[0])
+
+
+@shape_rule("reverse")
+def _reverse_shape(op: Op, x: Shape) -> Shape:
+    (axes,) = parameters(op, 1)
+    require(are_axes(axes, len(x)), "the axes to reverse")
+    return x
 
 
 def _take_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
@@ -244,6 +343,15 @@ def _take_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
 def _take(op: Op, x):
     axis, indices, _ = op.params
     return np.take(x, np.array(indices, dtype=np.int64), axis=axis)
+
+
+@shape_rule("take")
+def _take_shape(op: Op, x: Shape) -> Shape:
+    axis, indices, in_shape = parameters(op, 3)
+    require(in_shape == x and is_integer(axis, 0, len(x) - 1), "the axis of an index")
+    right = type(indices) is tuple and are_integers(indices, len(indices), 0, x[axis] - 1)
+    require(right, "an index outside its axis")
+    return (*x[:axis], len(indices), *x[axis + 1 :])
 
 
 def _shift_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
@@ -262,3 +370,11 @@ def _shift(op: Op, init, carry):
     if op.params[0]:
         return np.concatenate([carry[1:], init[None]])
     return np.concatenate([init[None], carry[:-1]])
+
+
+@shape_rule("shift", operands=2)
+def _shift_shape(op: Op, init: Shape, carry: Shape) -> Shape:
+    (reverse,) = parameters(op, 1)
+    require(is_integer(reverse, 0, 1), "the direction of a scan")
+    require(len(carry) >= 1 and carry[1:] == init, "a carry that is no stack of its start")
+    return carry

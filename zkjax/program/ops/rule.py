@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from zkjax.errors import StatementError
 from zkjax.field import extension as ext
 from zkjax.field.scalar import Scalar
 
@@ -35,6 +37,7 @@ class Rule:
     cls: str  # "input", "linear", "product" or "advice"
     evaluate: Callable[..., np.ndarray] | None = None
     pull: Callable[..., Pulled] | None = None
+    shape: Callable[..., Shape] | None = None  # (Op, shapes of its operands) -> result shape
 
 
 RULES: dict[str, Rule] = {}
@@ -50,6 +53,60 @@ def rule(kind: str, cls: str, pull=None):
     return register
 
 
+def shape_rule(*kinds: str, operands: int | None = 1):
+    """Register how the operands' shapes and the parameters give the result's shape.
+
+    What follows takes the ``Op`` and the shapes of its operands. It checks every parameter, for a
+    statement may come from a stranger: afterwards ``evaluate`` and ``pull`` can rely on them.
+    ``operands`` is their number; None stands for one or more.
+
+    Raises (when called):
+      StatementError: the operands or parameters are none for this kind.
+    """
+
+    def register(shape):
+        def checked(op: Op, *shapes: Shape) -> Shape:
+            right = len(shapes) == operands if operands is not None else len(shapes) >= 1
+            require(right, "another number of operands")
+            return shape(op, *shapes)
+
+        for kind in kinds:
+            RULES[kind] = replace(RULES[kind], shape=checked)
+        return shape
+
+    return register
+
+
+def require(condition: bool, what: str) -> None:
+    if not condition:
+        raise StatementError(what)
+
+
+def parameters(op: Op, count: int) -> tuple[Any, ...]:
+    """The parameters, so many of them."""
+    require(len(op.params) == count, "another number of parameters")
+    return op.params
+
+
+def is_integer(value: Any, low: int, high: int) -> bool:
+    """Whether it is an integer in [low, high]."""
+    return type(value) is int and low <= value <= high
+
+
+def are_integers(values: Any, count: int, low: int, high: int) -> bool:
+    """Whether these are so many integers in [low, high]."""
+    if type(values) is not tuple or len(values) != count:
+        return False
+    return all(is_integer(v, low, high) for v in values)
+
+
+def are_axes(values: Any, rank: int) -> bool:
+    """Whether these are axes of a tensor, increasing."""
+    if type(values) is not tuple or not are_integers(values, len(values), 0, rank - 1):
+        return False
+    return all(a < b for a, b in pairwise(values))
+
+
 def total(w: np.ndarray) -> Scalar:
     """The sum of a weight vector."""
     return Scalar.from_array(ext.sum_mod(w))
@@ -63,6 +120,14 @@ def ones(n: int, kappa: int) -> np.ndarray:
 
 RULES["input"] = Rule("input")
 RULES["constant"] = Rule("input")
+
+
+@shape_rule("input", "constant", operands=0)
+def _given_shape(op: Op) -> Shape:
+    """Any; params (number of the input or constant,)."""
+    (number,) = parameters(op, 1)
+    require(is_integer(number, 0, 2**31), "the number of an input or constant")
+    return op.shape
 
 
 class NotRankOne(Exception):
