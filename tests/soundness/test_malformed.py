@@ -17,7 +17,7 @@ import zkjax
 from soundness.cheating import messages, prove, trace_call
 from soundness.programs import SMALL
 from zkjax.errors import StatementError, VerificationError
-from zkjax.program.statement import _decode_program
+from zkjax.program.statement import decode_program
 from zkjax.proof import Claims, Proof
 from zkjax.verify import verify_statement
 
@@ -242,7 +242,7 @@ def test_hostile_statements():
         text = json.dumps(wrong, separators=(",", ":"), sort_keys=True).encode()
         data = len(text).to_bytes(8, "little") + text + rest
         try:
-            program = _decode_program(data)
+            program = decode_program(data)
             digest = program.digest
         except Exception:
             continue  # ``Statement.decode`` turns this into StatementError
@@ -265,10 +265,10 @@ def test_constants_that_float64_would_round(value):
     """The digest is about integers; what the verifier computes with has to be the same ones."""
     x = np.zeros(2, np.int16)
     program = zkjax.trace(lambda x: x.astype(np.int32) + np.array([1, 5]))(x).program
-    _decode_program(program.encode())
+    decode_program(program.encode())
     program.constants[0] = np.full_like(program.constants[0], value)
     with pytest.raises(StatementError, match="larger than fixed point holds"):
-        _decode_program(program.encode())
+        decode_program(program.encode())
 
 
 def double(x):

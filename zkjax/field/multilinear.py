@@ -10,6 +10,7 @@ import numpy as np
 
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
+from zkjax.work import charge
 
 
 def log2_ceil(n: int) -> int:
@@ -96,6 +97,7 @@ class Point:
         """eq of coordinates [start, start + log), truncated to ``length``: (kappa, length)."""
         key = (len(self) - start, log, length)
         if key not in self._cache:
+            charge(length)
             self._cache[key] = eq_vector(self.coordinates[:, start : start + log], length)
         return self._cache[key]
 

@@ -26,6 +26,7 @@ from zkjax.program.ops.rule import (
     shape_rule,
     total,
 )
+from zkjax.work import STEP, charge
 
 MAX_INTEGER = 2**63 - 1
 
@@ -202,6 +203,7 @@ def _reshape_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
         elif len(ins) == len(outs) == 1:
             inside[ins[0]] = w[outs[0]]
         else:
+            charge(math.prod(in_shape[i] for i in ins))
             vector = dense.kron([w[j] for j in outs], one.kappa)
             parts = factor_rank_one(vector, [in_shape[i] for i in ins])
             if parts is None:
@@ -231,6 +233,7 @@ def _slice_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
         if op.shape[axis] == n:
             inside.append(w[axis])
             continue
+        charge(n)
         v = np.zeros((w[axis].shape[0], n), dtype=np.uint64)
         last = starts[axis] + steps[axis] * (op.shape[axis] - 1) + 1
         v[:, starts[axis] : last : steps[axis]] = w[axis]
@@ -298,6 +301,7 @@ def _sum_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (axes, operand shape)."""
     axes, in_shape = op.params
     rest = iter(w)
+    charge(sum(in_shape[a] for a in axes))
     inside = [ones(n, one.kappa) if a in axes else next(rest) for a, n in enumerate(in_shape)]
     return [(0, tuple(inside), one)]
 
@@ -333,6 +337,7 @@ def _reverse_shape(op: Op, x: Shape) -> Shape:
 def _take_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (axis, indices, operand shape): output index j reads operand index indices[j]."""
     axis, indices, in_shape = op.params
+    charge(in_shape[axis] + STEP // 8 * len(indices))
     v = np.zeros((one.kappa, in_shape[axis]), dtype=np.uint64)
     for j, i in enumerate(indices):
         v[:, i] = gl.add(v[:, i], w[axis][:, j])

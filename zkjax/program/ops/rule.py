@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from zkjax.errors import StatementError
 from zkjax.field import extension as ext
 from zkjax.field.scalar import Scalar
+from zkjax.work import STEP, charge
 
 Shape = tuple[int, ...]
 Weights = tuple[np.ndarray, ...]
@@ -47,10 +50,44 @@ def rule(kind: str, cls: str, pull=None):
     """Register the evaluation that follows (and the pull-back) of an operation."""
 
     def register(evaluate):
-        RULES[kind] = Rule(cls, evaluate, pull)
+        RULES[kind] = Rule(cls, _charged_evaluate(evaluate), _charged_pull(pull))
         return evaluate
 
     return register
+
+
+def _charged_evaluate(evaluate):
+    """``evaluate``, its result counted as work."""
+
+    @wraps(evaluate)
+    def charged(op: Op, *operands, **extra):
+        charge(STEP + math.prod(op.shape))
+        return evaluate(op, *operands, **extra)
+
+    return charged
+
+
+def _charged_pull(pull):
+    """``pull``, its new vectors counted as work, and the dense claim that stands for them where
+    they do not split.
+    """
+    if pull is None:
+        return None
+
+    @wraps(pull)
+    def charged(op: Op, w: Weights, one: Scalar) -> Pulled:
+        charge(STEP)
+        try:
+            pulled = pull(op, w, one)
+        except NotRankOne:
+            charge(2 * math.prod(op.shape))
+            raise
+        given = set(map(id, w))
+        for _, inside, _ in pulled:
+            charge(sum(v.shape[1] for v in inside if id(v) not in given))
+        return pulled
+
+    return charged
 
 
 def shape_rule(*kinds: str, operands: int | None = 1):
