@@ -155,10 +155,10 @@ class Claims:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Claims:
+    def from_json(cls, text: str | bytes) -> Claims:
         """Read a claims file; StatementError says what is wrong with it."""
         where = "the claims"
-        data = text.encode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         claims = cls(**_read_claims(parse(data, where, MAX_CLAIMS, escapes=False), where))
         require_same(data, claims.to_json().encode(), where)
         return claims

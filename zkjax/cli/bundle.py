@@ -48,5 +48,5 @@ def load_bundle(target: Path) -> Bundle:
         CLAIMS: read_capped(folder / CLAIMS, MAX_BYTES),
     }
     statement = Statement.decode(data[STATEMENT])
-    claims = Claims.from_json(data[CLAIMS].decode("latin-1"))
+    claims = Claims.from_json(data[CLAIMS])
     return Bundle(statement, claims, data[PROOF], {k: len(v) for k, v in data.items()})
