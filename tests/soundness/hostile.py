@@ -115,7 +115,7 @@ def packed(raw: bytes, size: int | None = None, body: bytes | None = None) -> by
 
     size = len(raw) if size is None else size
     digest = hashlib.blake2s(raw, person=b"zkj.stmt").digest()
-    body = zlib.compress(raw) if body is None else body
+    body = zlib.compress(raw, 1) if body is None else body
     return b"ZKJXSTM1" + size.to_bytes(8, "little") + digest + body
 
 
