@@ -33,6 +33,11 @@ CALLS = {
     "signed_range_check",
     "input_range_check",
     "verify_ranges",
+    "refuse",
+    "require_same",
+    "require_well_formed",
+    "require_length",
+    "charge",
     "require_profile",
     "require_base",
     "require_manifests",
@@ -48,7 +53,7 @@ CALLS = {
     "grind",
     "_verify_part",
 }
-REFUSALS = {"VerificationError", "SessionError"}
+REFUSALS = {"VerificationError", "SessionError", "StatementError"}
 SOURCES = {
     PROOF_TESTS: (
         "zkjax/argument/*.py",
@@ -60,11 +65,16 @@ SOURCES = {
         "zkjax/program/tracing.py",
         "zkjax/program/trace.py",
         "zkjax/program/builder.py",
+        "zkjax/program/ops/*.py",
+        "zkjax/program/statement.py",
+        "zkjax/program/wellformed.py",
         "zkjax/program/rules/*.py",
         "zkjax/proof.py",
         "zkjax/protocol.py",
         "zkjax/ranges.py",
         "zkjax/verify.py",
+        "zkjax/wire.py",
+        "zkjax/work.py",
     ),
     ADAPTER_TESTS: ("proofs/adapter/*.py",),
 }

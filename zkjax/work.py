@@ -43,5 +43,6 @@ def charge(elements: int) -> None:
     if left[0] < 0:
         raise VerificationError(
             "work",
-            "the statement is too expensive to verify for the size of its proof and public values",
+            "verifying the statement takes more than is allowed for the size of its proof and its "
+            "public values; make long axes shorter, or sums of moved parts fewer",
         )
