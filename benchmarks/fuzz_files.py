@@ -320,6 +320,48 @@ def load(folders: list[Path]) -> list[Honest]:
     return honest
 
 
+class Tally:
+    """What all batches saw."""
+
+    def __init__(self, honest: list[Honest]):
+        self.honest = honest
+        self.changes: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        self.seeds: list[int] = []
+        self.bad: list[str] = []
+        self.slowest, self.largest = ("", 0.0), ("", 0)
+
+    def add(self, seed: int, rows: list | None) -> None:
+        """Count a batch; print what should not have happened."""
+        before, self.seeds = len(self.bad), [*self.seeds[:1], seed]
+        if rows is None:
+            self.bad.append(f"seed {seed}: the process was killed")
+        for change, program, answer, detail, seconds, peak in rows or ():
+            self.changes[change] += 1
+            self.answers[answer] += 1
+            what = f"{change} of {program} (seed {seed}): {answer}"
+            self.slowest = max(self.slowest, (what, seconds), key=lambda v: v[1])
+            self.largest = max(self.largest, (what, peak), key=lambda v: v[1])
+            if answer == "accepted" or answer.startswith(("UNTYPED", "EXPENSIVE")):
+                self.bad.append(f"{what}: {detail} ({seconds:.2f} s, {peak >> 20} MB)")
+        for line in self.bad[before:]:
+            print(line, flush=True)
+
+    def report(self) -> dict:
+        return {
+            "files": sum(self.changes.values()),
+            "verified": sum(n for a, n in self.answers.items() if a not in UNVERIFIED),
+            "seeds": self.seeds,
+            "programs": [h.name for h in self.honest],
+            "changes": dict(sorted(self.changes.items())),
+            "answers": dict(self.answers.most_common()),
+            "slowest": {"file": self.slowest[0], "cpu_seconds": round(self.slowest[1], 3)},
+            "slowest_honest_cpu_seconds": round(max(h.seconds for h in self.honest), 3),
+            "largest": {"file": self.largest[0], "megabytes": self.largest[1] >> 20},
+            "bad": self.bad,
+        }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, metavar="DIR", nargs="*")
@@ -346,43 +388,17 @@ def main() -> int:
             subprocess.run(command, check=True)
             folders = sorted(Path(temporary).iterdir())
         honest = load(folders)
-    table: Counter[str] = Counter()
-    answers: Counter[str] = Counter()
-    slowest, largest, bad, done = ["", 0.0], ["", 0], [], 0
-    seeds = range(options.seed * 1_000_000, options.seed * 1_000_000 + -(-options.count // BATCH))
-    start = time.time()
-    for seed in seeds:
+    tally = Tally(honest)
+    first = options.seed * 1_000_000
+    for seed in range(first, first + -(-options.count // BATCH)):
         cost = measured(lambda s=seed: batch(honest, s, BATCH, options.verify))
-        for change, program, answer, detail, seconds, peak in cost.answer or ():
-            done += 1
-            table[change] += 1
-            answers[answer] += 1
-            what = f"{change} of {program} (seed {seed}): {answer}"
-            slowest = max(slowest, [what, seconds], key=lambda v: v[1])
-            largest = max(largest, [what, peak], key=lambda v: v[1])
-            if answer == "accepted" or answer.startswith(("UNTYPED", "EXPENSIVE")):
-                bad.append(f"{what}: {detail} ({seconds:.2f} s, {peak >> 20} MB)")
-                print(bad[-1], flush=True)
-        if cost.answer is None:
-            bad.append(f"seed {seed}: the process was killed")
-            print(bad[-1], flush=True)
+        tally.add(seed, cost.answer)
         if (seed + 1) % 100 == 0:
-            print(f"{done:,} files, {time.time() - start:.0f} s", flush=True)
-    report = {
-        "files": done,
-        "verified": sum(n for a, n in answers.items() if a not in UNVERIFIED),
-        "seeds": [seeds.start, seeds.stop - 1],
-        "programs": [h.name for h in honest],
-        "changes": dict(sorted(table.items())),
-        "answers": dict(answers.most_common()),
-        "slowest": {"file": slowest[0], "cpu_seconds": round(slowest[1], 3)},
-        "slowest_honest_cpu_seconds": round(max(h.seconds for h in honest), 3),
-        "largest": {"file": largest[0], "megabytes": largest[1] >> 20},
-        "bad": bad,
-    }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-    return 1 if bad else 0
+            print(f"{sum(tally.changes.values()):,} files", flush=True)
+            options.out.write_text(json.dumps(tally.report(), indent=1) + "\n")
+    options.out.write_text(json.dumps(tally.report(), indent=1) + "\n")
+    print(json.dumps(tally.report(), indent=1))
+    return 1 if tally.bad else 0
 
 
 if __name__ == "__main__":

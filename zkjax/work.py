@@ -15,7 +15,7 @@ from zkjax.errors import VerificationError
 
 STEP = 1 << 8
 FREE = 1 << 20  # elements that any statement may cost
-RATIO = 1 << 5  # elements for each byte that a proof cannot do without
+RATIO = 1 << 4  # elements for each byte that a proof cannot do without
 
 _left: ContextVar[list[int] | None] = ContextVar("elements left", default=None)
 

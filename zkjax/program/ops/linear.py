@@ -184,8 +184,11 @@ def factor_rank_one(vector: np.ndarray, lengths: list[int]) -> list[np.ndarray] 
     pivot = Scalar.from_array(table[:, i, j]).inverse().array()
     column = ext.mul(table[:, :, j], pivot[:, None])
     row = table[:, i, :]
-    if not np.array_equal(ext.mul(column[:, :, None], row[:, None, :]), table):
-        return None
+    done = 0
+    for rows in ext.outer(column, row):
+        if not np.array_equal(rows, table[:, done : done + rows.shape[1]]):
+            return None
+        done += rows.shape[1]
     rest = factor_rank_one(row, lengths[1:])
     return None if rest is None else [column, *rest]
 
