@@ -9,8 +9,10 @@ import pytest
 from soundness.programs import SMALL
 
 import zkjax
-from zkjax.errors import StatementError
-from zkjax.program.ops import RULES, Op
+from zkjax import work
+from zkjax.errors import StatementError, VerificationError
+from zkjax.field.scalar import Scalar
+from zkjax.program.ops import RULES, NotRankOne, Op
 from zkjax.program.statement import Statement
 from zkjax.program.trace import Private
 from zkjax.program.wellformed import require_well_formed
@@ -65,7 +67,9 @@ BAD = {
     "shift": [(((3,), X), X, (0,)), (((4,), X), X, (2,)), ((X, ()), (), (0,)), ((X,), X, (0,))],
     "multiply": [((X, (4, 3)), X, ()), ((X,), X, ()), ((X, X), X, (0,)), ((X, (1, 4)), X, ())],
     "contract": [((X, X), (3, 3), ((), ((1, 0),))), ((X, X), (3, 3), ((), ((1, 2),))),
-                 ((X, X), (3,), (((1, 1),), ((1, 1),))), ((X, X), (4, 3), ((), ((1, 1),)))],
+                 ((X, X), (3,), (((1, 1),), ((1, 1),))), ((X, X), (4, 3), ((), ((1, 1),))),
+                 (((4, 4), (4, 4)), (4,), ((), ((0, 0), (0, 1)))),
+                 (((3, 4), (5, 4)), (4, 4), ((), ((0, 0),)))],
     "onehot": [(((3,), (3,)), (3, 2), (2,)), (((3,), (3,)), (3, 5), (5,)),
                (((3,), (4,)), (3, 4), (4,)), (((3,),), (3, 1), (1,)), ((), (4,), (4,))],
     "round": [((X,), X, (0,)), ((X,), X, (63,)), ((X,), (3,), (3,))],
@@ -111,6 +115,48 @@ def test_shape_rules(kind):
         assert not fits(kind, shapes, shape, (*params, 0))
     for shapes, shape, params in BAD[kind]:
         assert not fits(kind, shapes, shape, params), (shapes, shape, params)
+
+
+# Elements that a pull-back makes or adds up, for each case of GOOD.
+PULLED = {
+    "affine": [7, 0],
+    "alias": [0, 0],
+    "transpose": [0],
+    "broadcast": [7, 2],
+    "reshape": [12],
+    "slice": [7],
+    "pad": [0],
+    "sum": [4],
+    "reverse": [0],
+    "take": [4 + 2 * work.STEP // 8],
+    "shift": [3],
+}
+
+
+@pytest.mark.parametrize("kind", [k for k, r in RULES.items() if r.pull])
+def test_pulling_back_counts_what_it_makes(kind):
+    for (shapes, shape, params), elements in zip(GOOD[kind], PULLED[kind], strict=True):
+        op, one = Op(kind, tuple(range(len(shapes))), shape, params), Scalar.of(1, 2)
+        weights = tuple(np.ones((2, n), dtype=np.uint64) for n in shape)
+        with work.bounded(work.STEP + elements):
+            RULES[kind].pull(op, weights, one)
+        short = work.bounded(work.STEP + elements - 1)
+        with pytest.raises(VerificationError, match="work"), short:
+            RULES[kind].pull(op, weights, one)
+
+
+def test_claims_and_values_that_do_not_split_count_whole():
+    op = Op("reshape", (0,), (4097 * 3,), ((4097, 3),))
+    weights = (np.arange(4097 * 3, dtype=np.uint64)[None].repeat(2, 0) ** 2,)
+    dense = work.STEP + 3 * 4097 * 3
+    for room, raised in ((dense, NotRankOne), (dense - 1, VerificationError)):
+        with pytest.raises(raised), work.bounded(room):
+            RULES["reshape"].pull(op, weights, Scalar.of(1, 2))
+    values = np.zeros((4097, 3))
+    with work.bounded(work.STEP + values.size):
+        RULES["reshape"].evaluate(op, values)
+    with pytest.raises(VerificationError, match="work"), work.bounded(work.STEP + values.size - 1):
+        RULES["reshape"].evaluate(op, values)
 
 
 @pytest.mark.parametrize("name", SMALL)

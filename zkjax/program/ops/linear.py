@@ -25,6 +25,7 @@ from zkjax.program.ops.rule import (
     rule,
     shape_rule,
     total,
+    zeros,
 )
 from zkjax.work import STEP, charge
 
@@ -116,7 +117,7 @@ def _broadcast_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
         if in_shape[i] == op.shape[axis]:
             inside.append(w[axis])
         else:
-            inside.append(ext.sum_mod(w[axis])[:, None])
+            inside.append(total(w[axis]).array()[:, None])
     return [(0, tuple(inside), coefficient)]
 
 
@@ -236,8 +237,7 @@ def _slice_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
         if op.shape[axis] == n:
             inside.append(w[axis])
             continue
-        charge(n)
-        v = np.zeros((w[axis].shape[0], n), dtype=np.uint64)
+        v = zeros(n, one.kappa)
         last = starts[axis] + steps[axis] * (op.shape[axis] - 1) + 1
         v[:, starts[axis] : last : steps[axis]] = w[axis]
         inside.append(v)
@@ -304,7 +304,6 @@ def _sum_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (axes, operand shape)."""
     axes, in_shape = op.params
     rest = iter(w)
-    charge(sum(in_shape[a] for a in axes))
     inside = [ones(n, one.kappa) if a in axes else next(rest) for a, n in enumerate(in_shape)]
     return [(0, tuple(inside), one)]
 
@@ -340,8 +339,8 @@ def _reverse_shape(op: Op, x: Shape) -> Shape:
 def _take_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     """params (axis, indices, operand shape): output index j reads operand index indices[j]."""
     axis, indices, in_shape = op.params
-    charge(in_shape[axis] + STEP // 8 * len(indices))
-    v = np.zeros((one.kappa, in_shape[axis]), dtype=np.uint64)
+    charge(STEP // 8 * len(indices))
+    v = zeros(in_shape[axis], one.kappa)
     for j, i in enumerate(indices):
         v[:, i] = gl.add(v[:, i], w[axis][:, j])
     return [(0, (*w[:axis], v, *w[axis + 1 :]), one)]
@@ -367,7 +366,7 @@ def _shift_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     backwards.
     """
     lead = w[0][:, ::-1] if op.params[0] else w[0]
-    moved = np.zeros_like(lead)
+    moved = zeros(lead.shape[1], one.kappa)
     moved[:, :-1] = lead[:, 1:]
     moved = moved[:, ::-1] if op.params[0] else moved
     return [(0, w[1:], Scalar.from_array(lead[:, 0])), (1, (moved, *w[1:]), one)]

@@ -68,8 +68,8 @@ def _charged_evaluate(evaluate):
 
 
 def _charged_pull(pull):
-    """``pull``, its new vectors counted as work, and the dense claim that stands for them where
-    they do not split.
+    """``pull``, counted as a step of work, and as the dense claim that takes its place where merged
+    axes do not split. The vectors that it makes count themselves: ``total``, ``zeros``, ``ones``.
     """
     if pull is None:
         return None
@@ -78,14 +78,10 @@ def _charged_pull(pull):
     def charged(op: Op, w: Weights, one: Scalar) -> Pulled:
         charge(STEP)
         try:
-            pulled = pull(op, w, one)
+            return pull(op, w, one)
         except NotRankOne:
             charge(2 * math.prod(op.shape))
             raise
-        given = set(map(id, w))
-        for _, inside, _ in pulled:
-            charge(sum(v.shape[1] for v in inside if id(v) not in given))
-        return pulled
 
     return charged
 
@@ -146,11 +142,19 @@ def are_axes(values: Any, rank: int) -> bool:
 
 def total(w: np.ndarray) -> Scalar:
     """The sum of a weight vector."""
+    charge(w.shape[1])
     return Scalar.from_array(ext.sum_mod(w))
 
 
+def zeros(n: int, kappa: int) -> np.ndarray:
+    """(kappa, n): a new weight vector."""
+    charge(n)
+    return np.zeros((kappa, n), dtype=np.uint64)
+
+
 def ones(n: int, kappa: int) -> np.ndarray:
-    w = np.zeros((kappa, n), dtype=np.uint64)
+    """(kappa, n): the weight vector of a sum."""
+    w = zeros(n, kappa)
     w[0] = 1
     return w
 
