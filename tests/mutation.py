@@ -47,7 +47,10 @@ SOURCES = (
     "zkjax/field/*.py",
     "zkjax/fixed/*.py",
     *(f"zkjax/{n}.py" for n in ("digests", "files", "proof", "protocol", "prove", "ranges")),
-    *(f"zkjax/{n}.py" for n in ("openings", "provable", "seal", "state", "verify")),
+    *(
+        f"zkjax/{n}.py"
+        for n in ("drafts", "openings", "provable", "seal", "state", "verify", "wire", "work")
+    ),
 )
 TESTS = (
     "tests/argument",

@@ -18,11 +18,28 @@ from zkjax.argument.code import Code
 from zkjax.argument.layout import Layout, choose_log_row, padded_log
 from zkjax.errors import StatementError, VerificationError
 from zkjax.files import write_atomically
+from zkjax.program.dtypes import PUBLIC_RANGES
+from zkjax.wire import (
+    base64_bytes,
+    hexadecimal,
+    integer,
+    items,
+    numbered,
+    one_of,
+    parse,
+    record,
+    require_same,
+    shape,
+    text,
+)
 
 MAGIC = b"ZKJXPRF1"
 VERSION = "zkjax proof 1"
 INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")  # that can be sealed
 MAX_OPENINGS = 1 << 16
+MAX_TENSORS = 1 << 16  # of a commitment, or ports of a statement
+MAX_CLAIMS = 1 << 30  # bytes of a claims file
+MAX_CONTEXT = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -85,18 +102,15 @@ class Commitment:
         }
 
     @classmethod
-    def from_json(cls, data: dict) -> Commitment:
-        root = bytes.fromhex(data["root"])
-        shapes = tuple(tuple(int(n) for n in s) for s in data["shapes"])
-        openings = int(data["openings"])
-        dtypes, proof = tuple(map(str, data["dtypes"])), data.get("range_proof")
-        described = len(shapes) == len(dtypes) > 0 and all(n >= 1 for s in shapes for n in s)
-        known = data["profile"] in PROFILES and set(dtypes) <= set(INTEGERS)
-        if len(root) != 32 or not 1 <= openings <= MAX_OPENINGS or not described or not known:
-            raise StatementError("a commitment is malformed")
-        if proof is not None:
-            proof = base64.b64decode(proof, validate=True)
-        return cls(root, shapes, dtypes, openings, data["profile"], range_proof=proof)
+    def from_json(cls, data: Any) -> Commitment:
+        """The commitment that ``to_json`` told; StatementError if ``data`` cannot be from there."""
+        told = _read_commitment(data, "a commitment")
+        if len(told["shapes"]) != len(told["dtypes"]):
+            raise StatementError("a commitment has another number of shapes than of dtypes")
+        commitment = cls(**told)
+        if commitment.to_json() != data:
+            raise StatementError("a commitment is not in its canonical form")
+        return commitment
 
     def __str__(self) -> str:
         return self.digest.hex()
@@ -126,13 +140,14 @@ class Claims:
     context: bytes = b""
 
     def to_json(self) -> str:
+        """The claims file; what ``from_json`` takes is exactly what this gives."""
         return json.dumps(
             {
                 "context": self.context.hex(),
                 "statement": self.statement.hex(),
                 "profile": self.profile,
-                "inputs": {str(k): _array_json(v) for k, v in self.inputs.items()},
-                "outputs": {str(k): _array_json(v) for k, v in self.outputs.items()},
+                "inputs": {str(k): _array_json(v) for k, v in sorted(self.inputs.items())},
+                "outputs": {str(k): _array_json(v) for k, v in sorted(self.outputs.items())},
                 "input_commitments": [c.to_json() for c in self.input_commitments],
                 "output_commitments": [c.to_json() for c in self.output_commitments],
             },
@@ -140,22 +155,13 @@ class Claims:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Claims:
-        try:
-            data = json.loads(text)
-            return cls(
-                bytes.fromhex(data["statement"]),
-                str(data["profile"]),
-                {int(k): _array_from(v) for k, v in data["inputs"].items()},
-                {int(k): _array_from(v) for k, v in data["outputs"].items()},
-                [Commitment.from_json(c) for c in data["input_commitments"]],
-                [Commitment.from_json(c) for c in data["output_commitments"]],
-                bytes.fromhex(data["context"]),
-            )
-        except StatementError:
-            raise
-        except Exception as error:  # any malformed content
-            raise StatementError(f"the claims are malformed ({error})") from error
+    def from_json(cls, text: str | bytes) -> Claims:
+        """Read a claims file; StatementError says what is wrong with it."""
+        where = "the claims"
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        claims = cls(**_read_claims(parse(data, where, MAX_CLAIMS, escapes=False), where))
+        require_same(data, claims.to_json().encode(), where)
+        return claims
 
 
 def _array_json(a: np.ndarray) -> dict:
@@ -167,15 +173,41 @@ def _array_json(a: np.ndarray) -> dict:
     }
 
 
-def _array_from(data: dict) -> np.ndarray:
-    dtype = np.dtype(data["dtype"])
-    if dtype.kind not in "iub":
-        raise StatementError("a claimed array is not of integers")
-    raw = base64.b64decode(data["data"], validate=True)
-    shape = tuple(int(n) for n in data["shape"])
-    if len(raw) != dtype.itemsize * math.prod(shape) or min(shape, default=0) < 0:
-        raise StatementError("a claimed array does not have its declared size")
-    return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+_read_array = record({"dtype": one_of(PUBLIC_RANGES), "shape": shape, "data": base64_bytes})
+
+
+def _array_from(value: Any, where: str) -> np.ndarray:
+    told = _read_array(value, where)
+    dtype, raw = np.dtype(told["dtype"]), told["data"]
+    if len(raw) != dtype.itemsize * math.prod(told["shape"]):
+        raise StatementError(f"{where}: not of its declared size")
+    if told["dtype"] == "bool" and raw.strip(b"\0\1"):
+        raise StatementError(f"{where}: a boolean that is neither 0 nor 1")
+    return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).astype(dtype).reshape(told["shape"])
+
+
+_read_commitment = record(
+    {
+        "root": hexadecimal(32, 32),
+        "shapes": items(shape, MAX_TENSORS, 1),
+        "dtypes": items(one_of(INTEGERS), MAX_TENSORS, 1),
+        "openings": integer(1, MAX_OPENINGS),
+        "profile": one_of(PROFILES),
+    },
+    optional={"range_proof": base64_bytes},
+)
+_commitments = items(lambda value, where: Commitment.from_json(value), MAX_TENSORS)
+_read_claims = record(
+    {
+        "context": hexadecimal(MAX_CONTEXT),
+        "statement": hexadecimal(32, 32),
+        "profile": text(8),
+        "inputs": numbered(_array_from, MAX_TENSORS),
+        "outputs": numbered(_array_from, MAX_TENSORS),
+        "input_commitments": _commitments,
+        "output_commitments": _commitments,
+    }
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zkjax import work
 from zkjax.argument.budget import (
     Budget,
     Profile,
@@ -21,7 +22,8 @@ from zkjax.argument.budget import (
 from zkjax.argument.closing import Committed, LinearStatement, close
 from zkjax.argument.code import Code
 from zkjax.argument.layout import Layout, choose_log_row, padded_log
-from zkjax.argument.opening import Group, Member, Pads, squeeze
+from zkjax.argument.merkle import NONCE
+from zkjax.argument.opening import MASK_ROWS, Group, Member, Pads, squeeze
 from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
 from zkjax.errors import OverflowBoundError, VerificationError
@@ -104,6 +106,38 @@ class Setup:
         leaves += sum(1 << max(t.rows - 1, 0).bit_length() for t in program.tables)
         return leaves, max(t.width for t in program.tables)
 
+    @property
+    def least_bytes(self) -> int:
+        """What every proof of these claims is longer than, without its messages: roots, responses
+        and opened columns of the witness tableaux and their masks.
+        """
+        kappa = self.profile.kappa
+        total = 32 * (1 + len(self.codes))
+        for code in self.codes:
+            opened = queries_for(code, self.profile)
+            total += 8 * kappa * (2 * code.dimension + code.row - 1)
+            total += opened * (8 * MASK_ROWS * kappa + NONCE)
+        for tableau in self.tableaux:
+            opened = queries_for(tableau.layout.code, self.profile)
+            total += opened * (8 * tableau.layout.rows + NONCE)
+        return total
+
+    def require_length(self, body: bytes) -> None:
+        """Refuse a proof that is too short for its claims, before anything is computed for it."""
+        if len(body) < self.least_bytes:
+            raise VerificationError(
+                "proof length", f"{len(body):,} bytes; it needs more than {self.least_bytes:,}"
+            )
+
+    @property
+    def most_work(self) -> int:
+        """Elements of E that the reduction may cost the verifier (see ``zkjax.work``): so many for
+        each byte of the proof, and 8 for each public value or entry of a table.
+        """
+        values = [*self.public.values(), *self.outputs.values()]
+        values += [column for table in self.program.tables for column in table.columns]
+        return work.FREE + work.RATIO * self.least_bytes + 8 * sum(v.size for v in values)
+
     def absorb_header(self, transcript: Transcript) -> None:
         """Version, profile, statement digest, context, public values and given commitments."""
         claims = self.claims
@@ -131,14 +165,19 @@ class Setup:
         phase=lambda name: None,
     ) -> LinearStatement:
         """Run the interactive part up to the linear statement; identical for all parties."""
-        resolver = Resolver(self.program, party, self.public, witness)
-        reduce_program(resolver, self.outputs, self.grinding, phase)
-        phase("closing")
-        committed = [
-            Committed(t.layout, t.tensors, [values[i] for i in t.tensors] if values else None)
-            for t in self.tableaux
-        ]
-        return close(party, committed)
+        program = self.program
+        # The prover has planned this run before, and was refused if it costs a verifier too much.
+        with work.bounded(self.most_work if witness is None else None):
+            relations = sum(len(r.vars) for r in program.lookups) + len(program.zeros)
+            work.charge(work.STEP * (len(program.ops) + relations))
+            resolver = Resolver(program, party, self.public, witness)
+            reduce_program(resolver, self.outputs, self.grinding, phase)
+            phase("closing")
+            committed = [
+                Committed(t.layout, t.tensors, [values[i] for i in t.tensors] if values else None)
+                for t in self.tableaux
+            ]
+            return close(party, committed)
 
     def plan(self) -> tuple[int, int, int]:
         """A dry run that counts (single pads, triples, messages); remembered with the statement."""

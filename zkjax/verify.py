@@ -50,6 +50,7 @@ def _verify(statement: Statement, proof: Proof) -> Budget:
     if claims.profile not in PROFILES:
         raise VerificationError("profile", f"unknown profile {claims.profile!r}")
     setup = Setup(statement, claims)
+    setup.require_length(proof.body)
     for ports, commitment in zip(
         statement.group_ports(statement.program.inputs).values(),
         claims.input_commitments,

@@ -88,7 +88,7 @@ def test_rejects_a_proof_of_other_claims(folder):
     path = folder / "claims.json"
     claims = json.loads(path.read_text())
     claims["input_commitments"][0]["root"] = "00" * 32
-    path.write_text(json.dumps(claims))
+    path.write_text(json.dumps(claims, indent=1))
     assert run("verify", folder).exit_code == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -17,7 +18,7 @@ import zkjax
 from soundness.cheating import messages, prove, trace_call
 from soundness.programs import SMALL
 from zkjax.errors import StatementError, VerificationError
-from zkjax.program.statement import _decode_program
+from zkjax.program.statement import decode_program
 from zkjax.proof import Claims, Proof
 from zkjax.verify import verify_statement
 
@@ -96,14 +97,12 @@ def test_flipped_bits_of_the_proof():
 
 
 def test_flipped_bits_of_the_claims():
-    """40 positions; a flip that leaves the claims what they were is no change."""
+    """200 positions: claims have one form, so no bit is without meaning."""
     statement, claims, proof = files()
     rng = random.Random(2)
-    told = Claims.from_json(claims).to_json()
-    for position in rng.sample(range(len(claims)), 40):
+    for position in rng.sample(range(len(claims)), 200):
         wrong = flipped(claims.encode(), position, rng.randrange(7)).decode()
-        if check(statement, wrong, proof) == "accepted":
-            assert Claims.from_json(wrong).to_json() == told
+        assert check(statement, wrong, proof) != "accepted", position
 
 
 def test_flipped_bits_of_the_statement():
@@ -184,7 +183,10 @@ def test_edited_claims(name):
     """Fields of the wrong type, size or range."""
     statement, claims, proof = files()
     data = json.loads(claims) | edits()[name]
-    assert check(statement, json.dumps(data), proof) != "accepted"
+    text = json.dumps(data, indent=1)
+    assert check(statement, text, proof) != "accepted"
+    with contextlib.suppress(StatementError):
+        assert Claims.from_json(text).to_json() == text
 
 
 @pytest.mark.parametrize("openings", [0, -1, 65537, 10**30, "1", None, 1.5, 65536])
@@ -195,11 +197,11 @@ def test_edited_openings(openings):
     data["input_commitments"][0]["openings"] = openings
     tracemalloc.start()
     try:
-        outcome = check(statement, json.dumps(data), proof)
+        outcome = check(statement, json.dumps(data, indent=1), proof)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert outcome != "accepted" or openings in ("1", 1.5)  # both read as the honest 1
+    assert outcome == ("proof length" if openings == 65536 else "malformed")
     assert peak < 100 << 20
 
 
@@ -242,7 +244,7 @@ def test_hostile_statements():
         text = json.dumps(wrong, separators=(",", ":"), sort_keys=True).encode()
         data = len(text).to_bytes(8, "little") + text + rest
         try:
-            program = _decode_program(data)
+            program = decode_program(data)
             digest = program.digest
         except Exception:
             continue  # ``Statement.decode`` turns this into StatementError
@@ -265,10 +267,10 @@ def test_constants_that_float64_would_round(value):
     """The digest is about integers; what the verifier computes with has to be the same ones."""
     x = np.zeros(2, np.int16)
     program = zkjax.trace(lambda x: x.astype(np.int32) + np.array([1, 5]))(x).program
-    _decode_program(program.encode())
+    decode_program(program.encode())
     program.constants[0] = np.full_like(program.constants[0], value)
     with pytest.raises(StatementError, match="larger than fixed point holds"):
-        _decode_program(program.encode())
+        decode_program(program.encode())
 
 
 def double(x):

@@ -146,8 +146,9 @@ def ports(program: Program, claims: Claims, most: int | None = None) -> None:
 def inspected(bundle: Bundle) -> None:
     """Everything that follows from the statement and the claims, and the sizes of the files."""
     program, claims = bundle.statement.program, bundle.claims
-    bundle.proof()
+    proof = bundle.proof()
     setup = Setup(bundle.statement, claims)
+    setup.require_length(proof.body)
     planner = Planner(setup.profile.kappa)
     setup.reduce(planner)
     pads = setup.pads((planner.singles, planner.triples), Member("pads", b"", 0))

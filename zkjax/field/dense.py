@@ -79,7 +79,12 @@ def kron(vectors: list[np.ndarray], kappa: int) -> np.ndarray:
     result = np.zeros((kappa, 1), dtype=np.uint64)
     result[0, 0] = 1
     for v in vectors:
-        result = ext.mul(result[:, :, None], v[:, None, :]).reshape(kappa, -1)
+        product = np.empty((kappa, result.shape[1], v.shape[1]), dtype=np.uint64)
+        done = 0
+        for rows in ext.outer(result, v):
+            product[:, done : done + rows.shape[1]] = rows
+            done += rows.shape[1]
+        result = product.reshape(kappa, -1)
     return result
 
 

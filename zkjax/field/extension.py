@@ -8,12 +8,17 @@ polynomials are irreducible (tested).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from zkjax.field import goldilocks as gl
 from zkjax.field.goldilocks import Array, array_namespace
 
 NON_RESIDUE = {2: 7, 3: 2}
+BLOCK = (
+    1 << 16
+)  # elements of a long vector that are worked on at once: products take 8 times theirs
 
 
 def add(a: Array, b: Array) -> Array:
@@ -73,5 +78,13 @@ def sum_mod(a: Array, axis: int = -1) -> Array:
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """sum_i a_i b_i for (kappa, n) arrays: (kappa,)."""
-    return sum_mod(mul(a, b))
+    """sum_i a_i b_i for (kappa, n) arrays: (kappa,), block by block."""
+    blocks = [slice(i, i + BLOCK) for i in range(0, max(a.shape[1], 1), BLOCK)]
+    return sum_mod(np.stack([sum_mod(mul(a[:, i], b[:, i])) for i in blocks], axis=-1))
+
+
+def outer(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
+    """a_i b_j for (kappa, m) and (kappa, n) arrays: (kappa, some i, n), block by block."""
+    rows = max(1, BLOCK // max(b.shape[1], 1))
+    for start in range(0, a.shape[1], rows):
+        yield mul(a[:, start : start + rows, None], b[:, None, :])

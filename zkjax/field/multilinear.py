@@ -10,6 +10,7 @@ import numpy as np
 
 from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
+from zkjax.work import charge
 
 
 def log2_ceil(n: int) -> int:
@@ -28,9 +29,13 @@ def eq_vector(point: np.ndarray, length: int | None = None) -> np.ndarray:
     table = np.zeros((kappa, 1), dtype=np.uint64)
     table[0, 0] = 1
     for b in range(n):
-        high = ext.mul(table, point[:, b : b + 1])
-        table = np.stack([ext.sub(table, high), high], axis=-1).reshape(kappa, -1)
-        table = table[:, : -(-length // (1 << (n - 1 - b)))]
+        doubled = np.empty((kappa, table.shape[1], 2), dtype=np.uint64)
+        for i in range(0, table.shape[1], ext.BLOCK):
+            part = table[:, i : i + ext.BLOCK]
+            high = ext.mul(part, point[:, b : b + 1])
+            doubled[:, i : i + ext.BLOCK, 0] = ext.sub(part, high)
+            doubled[:, i : i + ext.BLOCK, 1] = high
+        table = doubled.reshape(kappa, -1)[:, : -(-length // (1 << (n - 1 - b)))]
     return table
 
 
@@ -96,6 +101,7 @@ class Point:
         """eq of coordinates [start, start + log), truncated to ``length``: (kappa, length)."""
         key = (len(self) - start, log, length)
         if key not in self._cache:
+            charge(length)
             self._cache[key] = eq_vector(self.coordinates[:, start : start + log], length)
         return self._cache[key]
 

@@ -14,6 +14,7 @@ from zkjax.field import extension as ext
 from zkjax.field import goldilocks as gl
 from zkjax.field.multilinear import indicator_at
 from zkjax.field.scalar import Scalar
+from zkjax.work import charge
 
 
 class OnehotMatrix:
@@ -44,6 +45,7 @@ def functional_value(values: np.ndarray, weights: Weights, kappa: int) -> Scalar
     """<w_1 (x) ... (x) w_k, values> for float64 integers."""
     if not weights:
         return Scalar.of(int(values), kappa)
+    charge(values.size)
     bound = int(np.abs(values).max(initial=0))
     return Scalar.from_array(dense.contract(values, dict(enumerate(weights)), bound))
 

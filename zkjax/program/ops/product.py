@@ -7,12 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkjax.program.intervals import contracted, matched, multiplied
-from zkjax.program.ops.rule import Op, rule
+from zkjax.program.ops.rule import (
+    Op,
+    Shape,
+    are_integers,
+    is_integer,
+    parameters,
+    require,
+    rule,
+    shape_rule,
+)
 
 
 @rule("multiply", "product", interval=multiplied)
 def _multiply(op: Op, x, y):
     return x * y
+
+
+@shape_rule("multiply", operands=2)
+def _multiply_shape(op: Op, x: Shape, y: Shape) -> Shape:
+    parameters(op, 0)
+    require(x == y, "factors of different shapes")
+    return x
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,23 @@ def _contract(op: Op, x, y):
     return np.matmul(left, right).reshape(op.shape)
 
 
+@shape_rule("contract", operands=2)
+def _contract_shape(op: Op, x: Shape, y: Shape) -> Shape:
+    for pairs in parameters(op, 2):
+        require(type(pairs) is tuple, "axis pairs")
+        for pair in pairs:
+            right = are_integers(pair, 2, 0, max(len(x), len(y)) - 1)
+            require(right and pair[0] < len(x) and pair[1] < len(y), "axis pairs")
+            require(x[pair[0]] == y[pair[1]], "paired axes of different lengths")
+    batch, summed = op.params
+    for side in (0, 1):
+        used = [pair[side] for pair in batch + summed]
+        require(len(set(used)) == len(used), "an axis is paired twice")
+    axes = ContractAxes.of(op, len(x), len(y))
+    free = [x[a] for a in axes.x_free] + [y[b] for b in axes.y_free]
+    return (*(x[a] for a, _ in batch), *free)
+
+
 @rule("onehot", "product", interval=matched)
 def _onehot(op: Op, *bits):
     """[index == j] on a new last axis of length params[0]; the index is given by its bits, low
@@ -61,3 +94,12 @@ def _onehot(op: Op, *bits):
     """
     index = sum(b * float(1 << i) for i, b in enumerate(bits))
     return (index[..., None] == np.arange(op.params[0])).astype(np.float64)
+
+
+@shape_rule("onehot", operands=None)
+def _onehot_shape(op: Op, *bits: Shape) -> Shape:
+    (n,) = parameters(op, 1)
+    require(len(set(bits)) == 1, "bits of different shapes")
+    require(is_integer(n, 2, 2**31), "the length of an axis")
+    require((n - 1).bit_length() == len(bits), "another number of bits than the axis needs")
+    return (*bits[0], n)
