@@ -38,9 +38,9 @@ class Finding:
 class Effort:
     """How much is tried: elements of each advice variable, steps of each, chains of repairs."""
 
-    elements: int = 2
+    elements: int = 3
     steps: int = 16
-    repairs: int = 4
+    repairs: int = 8
 
 
 # One unknown mod p ------------------------------------------------------------------------------
@@ -403,8 +403,8 @@ class Search:
         moving = self.exact.dependents({hint}, through_hints=False) & self._behind_of({key})
         for e in map(int, bad[:4]):
             same = size == values[key].shape[1:]
-            position = e if same else int(self.rng.integers(values[hint][0].size))
-            now = int(values[hint][0].reshape(-1)[position])
+            position = e if same else int(self.rng.integers(values[hint][:1].size))
+            now = int(values[hint][:1].reshape(-1)[position])
             probe = {hint: {position: np.array([now, now + 1], dtype=object) % P}}
             g = self.exact.recompute(values, probe, moving - {hint})[key]
             if len(g) < 2:
