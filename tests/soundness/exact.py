@@ -207,7 +207,9 @@ class Exact:
             var = stack.pop()
             following = set(self.users[var])
             if not through_hints:
-                following = {u for u in following if RULES[self.program.ops[u].kind].cls != "advice"}
+                following = {
+                    u for u in following if RULES[self.program.ops[u].kind].cls != "advice"
+                }
             elif var in self._followers:
                 following.add(self._followers[var])
             stack += following - found

@@ -435,7 +435,9 @@ def _larger(g: Maker):
     a = g.pick(lambda v: v.type != "bool")
     b = g.partner(a)
     x, y, f = _aligned(a, b)
-    g.add(f"jnp.{g.one(['maximum', 'minimum'])}({{0}}, {{1}})", [a, b], a.type, a.shape, max(x, y), f)
+    g.add(
+        f"jnp.{g.one(['maximum', 'minimum'])}({{0}}, {{1}})", [a, b], a.type, a.shape, max(x, y), f
+    )
 
 
 @maker(3)
@@ -584,7 +586,9 @@ def _encoded(g: Maker):
 
 def _bits_for(g: Maker, bound: int) -> int:
     need = bound.bit_length() + 1
-    return int(g.one([need, need, need + 1, need + 3, max(16, need), max(32, need), max(1, need - 2)]))
+    return int(
+        g.one([need, need, need + 1, need + 3, max(16, need), max(32, need), max(1, need - 2)])
+    )
 
 
 @maker(8)

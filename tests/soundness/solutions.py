@@ -20,7 +20,7 @@ from zkjax.program.ops import RULES
 from zkjax.program.program import Lookup, Program
 
 MAX_HITS = 6  # solutions taken of a pair of intervals
-MAX_FULL = 8  # candidates of one element that are evaluated through the whole program
+MAX_FULL = 20  # candidates of one element that are evaluated through the whole program
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def hits(a: int, b: int, count: int, size: int) -> Iterator[int]:
         low = -(a * x + b) % P
         high = low + size - 1
         step: int | None = 0
-        if 0 < low and high < P:
+        if low > 0 and high < P:
             step = first_hit(a, P, low, high)
         if step is None or x + step >= count:
             return
@@ -137,19 +137,21 @@ def common_solutions(rng, constraints: Sequence[Constraint]) -> list[int]:
     return found
 
 
+def _fractions() -> Iterator[int]:
+    for k in range(64):
+        yield 1 << k
+        for j in (1, 3, 5):
+            yield j * pow(2, -k, P) % P
+    for d in (3, 5, 6, 7, 255, 257, 2**16 - 1, 2**32 - 1):
+        yield pow(d, -1, P)
+
+
+STEPS = [sign * d for d in _fractions() for sign in (1, -1)]
+
+
 def steps(rng, count: int) -> list[int]:
-    """+-1, powers of two, and fractions mod p."""
-    out = [1, -1]
-    for _ in range(count):
-        sign, k = int(rng.choice([-1, 1])), int(rng.integers(64))
-        match rng.integers(4):
-            case 0 | 1:
-                out.append(sign << k)
-            case 2:
-                out.append(sign * int(rng.integers(1, 9)) * pow(2, -int(rng.integers(1, 40)), P))
-            case 3:
-                out.append(sign * pow(int(rng.choice([3, 5, 6, 7, 255, 257])), -1, P))
-    return out
+    """+-1, and some powers of two and fractions mod p."""
+    return [1, -1, *(STEPS[i] for i in rng.integers(len(STEPS), size=count))]
 
 
 # The search -------------------------------------------------------------------------------------
@@ -207,6 +209,7 @@ class Search:
         values = {(start + d) % P for d in deltas} - {start}
         if port is not None:
             low, high = DTYPE_RANGES[port.dtype]
+            values |= {(low - d) % P for d in (1, 2, 9)} | {high + d for d in (1, 2, 9)}
             values = {v for v in values if not low <= (v - P if v > P // 2 else v) <= high}
         if not values:
             return []
@@ -235,9 +238,7 @@ class Search:
             self.loose += [self.program.ops[v].kind for v in pins]
             return []
         i = int(np.flatnonzero(good if input_moved else otherwise)[0])
-        one = {
-            v: {e: int(x[min(i, len(x) - 1)]) for e, x in at.items()} for v, at in pins.items()
-        }
+        one = {v: {e: int(x[min(i, len(x) - 1)]) for e, x in at.items()} for v, at in pins.items()}
         where = ", ".join(f"{self._name(v)} = {_signed(at)}" for v, at in one.items())
         kind = "input" if input_moved else "outputs"
         return [Finding(kind, f"{where}: {self._told(values, i)}", one)]
@@ -374,13 +375,25 @@ class Search:
             values = self.exact.recompute(self.base, pins, moved)
             failing = self.exact.failing(values)
             if not failing:
-                return self._judge(pins)
+                if found := self._judge(pins):
+                    return found
+                pins = {**pins, **self._another(pins)}
+                continue
             relation = failing[self.rng.integers(len(failing))]
             repaired = self._repaired(relation, values, pins)
             if repaired is None:
                 return []
             pins = {**pins, **repaired}
         return self._judge(pins)
+
+    def _another(self, pins):
+        """One more hint moved by a step, where those moved so far change no output."""
+        var = int(self.rng.choice(self.program.advice))
+        position = int(self.rng.integers(self.base[var].size))
+        start = int(self.base[var].reshape(-1)[position])
+        delta = steps(self.rng, 2)[self.rng.integers(4)]
+        moved = np.array([(start + delta) % P], dtype=object)
+        return {var: {**pins.get(var, {}), position: moved}}
 
     def _repaired(self, relation, values, pins):
         """Another hint of a failing relation, solved for a right-hand side that is admissible."""
@@ -438,7 +451,9 @@ class Search:
         for port, expected in zip(self.program.outputs, self.expected, strict=True):
             value = values[port.var][min(i, len(values[port.var]) - 1)]
             if not np.array_equal(value, expected):
-                parts.append(f"{centered(value).tolist()} where JAX says {centered(expected).tolist()}")
+                parts.append(
+                    f"{centered(value).tolist()} where JAX says {centered(expected).tolist()}"
+                )
         return "; ".join(parts) or "the outputs are JAX's"
 
     def _name(self, var: int) -> str:
