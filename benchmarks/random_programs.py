@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/random-programs.json"
 BATCH = 50
 BATCHES_A_PROCESS = 20  # what JAX keeps of each trace is returned with the process
 
@@ -67,9 +68,7 @@ def main() -> int:
     parser.add_argument("n", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reduce", action="store_true")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks/results/random-programs.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     stop = args.seed + args.n
     tasks = [
@@ -97,9 +96,7 @@ def main() -> int:
         "refused": refused,
         "runs": counts["runs"],
         "provable_runs": counts["provable runs"],
-        "other_hints_same_outputs": {
-            k: n for k, n in counts.items() if k.startswith("other hints")
-        },
+        "other_hints": {k: n for k, n in counts.items() if k.startswith("other hints")},
         "findings": sorted(findings, key=lambda f: f["seed"]),
         "seconds": time.perf_counter() - began,
         "cpu_seconds": seconds,

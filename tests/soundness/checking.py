@@ -15,6 +15,9 @@ from soundness.solutions import Effort, Finding, Search
 from zkjax._compat import x64
 from zkjax.program.trace import Traced, trace_call
 
+USUAL, THOROUGH = Effort(), Effort(elements=8, steps=48, repairs=400)
+REDUCING = Effort(elements=8, steps=32, repairs=16)
+
 
 @dataclass
 class Outcome:
@@ -51,7 +54,7 @@ def check_traced(traced: Traced, fn: Callable, runs, rng, effort: Effort) -> Out
     return outcome
 
 
-def check(function: Function, runs, rng, effort: Effort = Effort()) -> Outcome:
+def check(function: Function, runs, rng, effort: Effort = USUAL) -> Outcome:
     """A random function."""
     fn = function.callable()
     try:
@@ -65,14 +68,14 @@ def check(function: Function, runs, rng, effort: Effort = Effort()) -> Outcome:
     return check_traced(traced, fn, runs, rng, effort)
 
 
-def check_seed(seed: int, effort: Effort = Effort()) -> tuple[Function, Outcome]:
+def check_seed(seed: int, effort: Effort = USUAL) -> tuple[Function, Outcome]:
     """The random function of a seed."""
     rng = np.random.default_rng(seed)
     function = random_function(rng)
     return function, check(function, function.inputs(rng), rng, effort)
 
 
-def reduced(function: Function, outcome: Outcome, effort: Effort = Effort(8, 32, 16)) -> Function:
+def reduced(function: Function, outcome: Outcome, effort: Effort = REDUCING) -> Function:
     """The smallest function found with a finding of the same kind on the same inputs."""
     kind = outcome.findings[0].kind
 
@@ -86,7 +89,7 @@ def reduced(function: Function, outcome: Outcome, effort: Effort = Effort(8, 32,
     return smallest(function, still)
 
 
-def check_seeds(seeds, effort: Effort = Effort()) -> Iterator[tuple[int, Function, Outcome]]:
+def check_seeds(seeds, effort: Effort = USUAL) -> Iterator[tuple[int, Function, Outcome]]:
     """Several seeds, one after the other."""
     for seed in seeds:
         yield seed, *check_seed(seed, effort)

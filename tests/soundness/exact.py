@@ -198,6 +198,10 @@ class Exact:
         self.relations: list[Lookup | int] = [*program.lookups, *program.zeros]
         self._followers = {zero: carry for carry, zero in self.links.items()}
 
+    def is_hint(self, var: int) -> bool:
+        """Whether the prover commits to it."""
+        return RULES[self.program.ops[var].kind].cls == "advice"
+
     def dependents(self, roots, through_hints: bool = True) -> set[int]:
         """Variables that change with ``roots``; with hints, also those that follow from hints and
         carries that are recomputed.
@@ -207,9 +211,7 @@ class Exact:
             var = stack.pop()
             following = set(self.users[var])
             if not through_hints:
-                following = {
-                    u for u in following if RULES[self.program.ops[u].kind].cls != "advice"
-                }
+                following = {u for u in following if not self.is_hint(u)}
             elif var in self._followers:
                 following.add(self._followers[var])
             stack += following - found

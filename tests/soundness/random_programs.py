@@ -694,8 +694,8 @@ def _looked_up(g: Maker):
         bounds.append(max(map(abs, column)))
     f = g.one([0, 0, 3])
     text = (
-        f"fixed.lookup(jnp.clip({{0}}, {low}.0, {low + n - 1}.0), table({low}, {', '.join(columns)}), "
-        f"0, {(f,) * len(columns)})"
+        f"fixed.lookup(jnp.clip({{0}}, {low}.0, {low + n - 1}.0), "
+        f"table({low}, {', '.join(columns)}), 0, {(f,) * len(columns)})"
     )
     made = [Val(g.name(), "real", a.shape, b, f) for b in bounds]
     if max(bounds) >= 1 << REAL_BITS:

@@ -1,9 +1,10 @@
 """Search for other solutions of a program's relations mod p, as a cheating prover would.
 
-Every advice element is moved: by steps, powers of two, fractions mod p, and to every place where the
-relations that it occurs in are satisfied again, which for two linear relations are all solutions of
-c1 d in I1, c2 d in I2 (mod p). Other hints and the carries of scans follow honestly, or are solved
-for in turn. A finding is an assignment that satisfies every relation and says what JAX does not.
+Every advice element is moved: by steps, powers of two, fractions mod p, and to every place where
+the relations that it occurs in are satisfied again, which for two linear relations are all
+solutions of c1 d in I1, c2 d in I2 (mod p). Other hints and the carries of scans follow honestly,
+or are solved for in turn. A finding is an assignment that satisfies every relation and says what
+JAX does not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 from soundness.exact import Array, Exact, P, carry_links, centered, pinned
 from soundness.exact import field as modular
 from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
-from zkjax.program.ops import RULES
 from zkjax.program.program import Lookup, Program
 
 MAX_HITS = 6  # solutions taken of a pair of intervals
@@ -260,12 +260,9 @@ class Search:
         """
         if var not in self._plans:
             moving = self.exact.dependents({var}, through_hints=False)
-            hints = {
-                u
-                for m in moving
-                for u in self.exact.users[m]
-                if RULES[self.program.ops[u].kind].cls == "advice"
-            } - {var}
+            hints = {u for m in moving for u in self.exact.users[m] if self.exact.is_hint(u)} - {
+                var
+            }
             tainted = self.exact.dependents(hints, through_hints=False)
             own, solvable = [], []
             for relation in self.exact.relations:
@@ -309,7 +306,7 @@ class Search:
             if operand not in tainted:
                 continue
             own = [r for r in self.program.lookups if r.vars == (operand,)]
-            if not own or RULES[self.program.ops[operand].kind].cls != "advice":
+            if not own or not self.exact.is_hint(operand):
                 return None
             least, most = self._interval(own[0])
             now = int(self.base[operand].max())
@@ -402,10 +399,10 @@ class Search:
         seen, stack = {key}, [key]
         while stack:
             var = stack.pop()
-            if RULES[ops[var].kind].cls != "advice":
+            if not self.exact.is_hint(var):
                 stack += set(ops[var].inputs) - seen
                 seen |= set(ops[var].inputs)
-        options = sorted(v for v in seen - set(pins) if RULES[ops[v].kind].cls == "advice")
+        options = sorted(v for v in seen - set(pins) if self.exact.is_hint(v))
         if not options:
             return None
         hint = int(self.rng.choice(options))

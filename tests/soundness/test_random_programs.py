@@ -11,13 +11,12 @@ import pytest
 
 import zkjax
 from soundness import interpreter
-from soundness.checking import check_seed, jax_outputs
+from soundness.checking import THOROUGH, check_seed, jax_outputs
 from soundness.exact import P, carry_links
 from soundness.programs import SMALL
 from soundness.random_programs import random_function
 from soundness.solutions import (
     Constraint,
-    Effort,
     Search,
     common_solutions,
     first_hit,
@@ -31,7 +30,6 @@ from zkjax.program.tables import range_table
 from zkjax.program.trace import trace_call
 
 PROGRAMS, GROUPS = 480, 8
-THOROUGH = Effort(elements=8, steps=48, repairs=400)
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
