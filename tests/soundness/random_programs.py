@@ -38,7 +38,8 @@ def real(x):
 
 
 def table(low, *columns):
-    return Table("t", (np.arange(low, low + len(columns[0])), *columns))
+    keys = low if isinstance(low, np.ndarray) else np.arange(low, low + len(columns[0]))
+    return Table("t", (keys, *columns))
 
 
 """
@@ -672,6 +673,29 @@ def _onehot(g: Maker):
         rows = [[int(v) for v in g.rng.integers(-9, 10, 2)] for _ in range(n)]
         rows = f"np.array({rows}, float)"
         g.add(f"fixed.embed({rows}, {text})", [a], "real", (*a.shape, 2), 9)
+
+
+# Consecutive in their type, which may be narrow.
+KEYS = [
+    ([254, 255, 0, 1], "uint8"),
+    ([255, 0, 1], "uint8"),
+    ([127, -128], "int8"),
+    ([126, 127, -128], "int8"),
+    ([0, 1, 0], "bool"),
+    ([-128, -127, -126], "int8"),
+    ([1, 2, 3], "uint64"),
+    ([0, 1], "float64"),
+]
+
+
+@maker(1)
+def _looked_up_oddly(g: Maker):
+    """Keys of a narrow type, or of none of the usual ones."""
+    a = g.real(40, lambda v: v.fraction == 0)
+    keys, type_ = g.one(KEYS)
+    at = g.one(["{0}", f"jnp.clip({{0}}, {min(keys)}.0, {max(keys)}.0)"])
+    rows = f"np.array({keys}, np.{type_}), np.array({[10 + i for i in range(len(keys))]})"
+    g.add(f"fixed.lookup({at}, table({rows}), 0, (0,))[0]", [a], "real", a.shape, 14)
 
 
 COLUMN_TYPES = [*INTEGERS, "int64", "uint64", "int8", "int8"]

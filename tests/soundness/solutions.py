@@ -319,9 +319,9 @@ class Search:
         deltas = steps(self.rng, effort.steps)
         op = self.program.ops[var]
         if op.kind == "lookup":
-            column = self.program.tables[op.params[0]].columns[op.params[1]]
+            column = self.program.tables[op.params[0]].columns[op.params[1]].tolist()
             at = self.base[var].reshape(-1)[position]
-            deltas += [int(v) - at for v in {*column[:3].tolist(), *column[-3:].tolist()}]
+            deltas += [int(v) - at for v in {*column[:3], *column[-3:]}]
         if not solvable:
             return deltas
         at = self.base[var].reshape(-1)[position]
