@@ -897,6 +897,9 @@ GROWTH = [
     "2 * {0}",
     "jnp.where({1} > 0, {0} + {1}, {1})",
     "3 * {0} - 2 * {0} + {1}",
+    "reduce(lambda c, _: jnp.where({1} > 0, c, 0 - c), range(20), {0}) + {1}",
+    "reduce(lambda c, _: jnp.where({1} > 0, c, 0 - c), range(34), {0}) + {1}",
+    "jnp.where({1} > 0, {0}, {1}) - {1} + jnp.maximum({0}, {1})",
 ]
 
 

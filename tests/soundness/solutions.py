@@ -294,7 +294,7 @@ class Search:
         if not isinstance(relation, Lookup):
             return 0, 0
         keys = self.program.tables[relation.table].columns[0]
-        return int(keys[0]), int(keys[-1])
+        return int(min(keys)), int(max(keys))
 
     def _widened(self, relation, key: int, tainted: set[int]):
         """The interval of a sum in which hints take part that may be any of their own range."""
