@@ -29,7 +29,7 @@ from zkjax.program.program import Lookup
 from zkjax.program.tables import range_table
 from zkjax.program.trace import trace_call
 
-PROGRAMS, GROUPS = 480, 8
+PROGRAMS, GROUPS = 320, 8
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
