@@ -37,7 +37,12 @@ class Traced:
     carries: list[tuple[tuple[int, int], int]]  # (key of ``record_carries``, fraction bits)
     out_tree: Any
     sealed_prefix: Any  # ``sealed_outputs`` as given
-    _jitted: Callable | None = field(default=None, repr=False)
+    _compiled: Callable | None = field(default=None, repr=False)
+
+    def recorded(self, *inputs) -> tuple[list, list]:
+        """The outputs of the function and its scans' carries, as JAX arrays."""
+        outputs, carries = record_carries(self.closed, inputs)
+        return outputs, [carries[key] for key, _ in self.carries]
 
     def run(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Run the function itself, as compiled JAX.
@@ -46,15 +51,9 @@ class Traced:
           its outputs, and the scan carries as integers, one a ``carry`` operation in order.
         """
         with x64():
-            if self._jitted is None:
-                closed, wanted = self.closed, [key for key, _ in self.carries]
-
-                def record(*xs):
-                    outputs, carries = record_carries(closed, xs)
-                    return outputs, [carries[k] for k in wanted]
-
-                self._jitted = jax.jit(record)
-            outputs, values = self._jitted(*inputs)
+            if self._compiled is None:
+                self._compiled = jax.jit(self.recorded)
+            outputs, values = self._compiled(*inputs)
             carries = []
             shapes = [op.shape for op in self.statement.program.ops if op.kind == "carry"]
             for value, (_, fraction), shape in zip(values, self.carries, shapes, strict=True):
