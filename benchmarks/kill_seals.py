@@ -138,7 +138,7 @@ def inspected(folder: Path, said: list[list[str]], found: Counter) -> None:
     names = [path.name for path in folder.iterdir() if not known.fullmatch(path.name)]
     found["temporary files left"] += len(names)
     modes = {path.stat().st_mode & 0o077 for path in folder.iterdir()}
-    found["files that others can read"] += modes != {0}
+    found["files that others can read"] += bool(modes - {0})
 
 
 def full_disk() -> dict[str, int]:

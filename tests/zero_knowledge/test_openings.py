@@ -118,8 +118,12 @@ def test_a_range_proof_that_fails_takes_no_opening():
         prove_ranges(sealed)
     assert sealed.remaining == 1
     prove_ranges(sealed)
-    with pytest.raises(SealError, match="no openings left"):
+    with (
+        mock.patch("zkjax.prove._prove") as work,
+        pytest.raises(SealError, match="no openings left"),
+    ):
         prove_ranges(sealed)
+    work.assert_not_called()
 
 
 def test_all_openings_of_a_proof_or_none(tmp_path):
