@@ -3,8 +3,8 @@
     python benchmarks/chains.py [--out FILE]
 
 Each chain applies one kind of linear operation to its own result, so that claims could double with
-every one of them. Verifying is timed in CPU seconds, and of proving the reduction and the opening,
-both with warm kernels. What a proof costs anyway is taken off: the time of the chain of 10.
+every one of them. Times are CPU seconds with warm kernels: of verifying, and of the reduction and
+the opening of proving. What a proof costs anyway is taken off: the time of the chain of 10.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 
 import zkjax
 from zkjax import fixed
+from zkjax.argument.entropy import Entropy
 from zkjax.program.trace import trace_call
-from zkjax.proof import Proof
+from zkjax.prove import Phases, prove_traced
 from zkjax.verify import verify_statement
 
 LENGTHS = (10, 100, 1000)
@@ -57,12 +58,13 @@ def measure(step: Callable, length: int) -> dict[str, float]:
     traced._compiled = traced.recorded  # XLA takes minutes for a thousand operations in a row
     prove, check = [], []
     for repeat in range(REPEATS + 1):
-        proof: Proof = zkjax.prove(fn)(sealed)[1]
+        phases = Phases(None, time.process_time)
+        proof = prove_traced(traced, (sealed,), "s100", 1, phases, Entropy())[1]
         start = time.process_time()
         verify_statement(traced.statement, proof)
         if repeat:
             check.append(time.process_time() - start)
-            prove.append(sum(proof.report["phases"][name] for name in REDUCTION))
+            prove.append(sum(phases.seconds[name] for name in REDUCTION))
     return {
         "operations": len(traced.statement.program.ops),
         "prove": statistics.median(prove),

@@ -28,6 +28,7 @@ from zkjax.argument.party import Party, Planner, pad_rows
 from zkjax.argument.transcript import Transcript
 from zkjax.errors import OverflowBoundError, VerificationError
 from zkjax.program.dtypes import PUBLIC_RANGES
+from zkjax.program.meetings import MOST
 from zkjax.program.reduction import reduce_program
 from zkjax.program.resolver import Resolver, Witness, tensor_ids
 from zkjax.program.statement import Statement
@@ -132,11 +133,15 @@ class Setup:
     @property
     def most_work(self) -> int:
         """Elements of E that the reduction may cost the verifier (see ``zkjax.work``): so many for
-        each byte of the proof, and 8 for each public value or entry of a table.
+        each byte of the proof, 8 for each public value or entry of a table, and for each operand as
+        many steps as claims may pass it before they meet, with vectors of a length that costs
+        as much as the step.
         """
         values = [*self.public.values(), *self.outputs.values()]
         values += [column for table in self.program.tables for column in table.columns]
-        return work.FREE + work.RATIO * self.least_bytes + 8 * sum(v.size for v in values)
+        operands = sum(len(op.inputs) for op in self.program.ops)
+        given = work.RATIO * self.least_bytes + 8 * sum(v.size for v in values)
+        return work.FREE + given + 4 * MOST * work.STEP * operands
 
     def absorb_header(self, transcript: Transcript) -> None:
         """Version, profile, statement digest, context, public values and given commitments."""

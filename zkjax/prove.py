@@ -34,24 +34,25 @@ Progress = Callable[[str], None]
 
 
 class Phases:
-    """Wall-clock seconds of each phase of a proof."""
+    """Seconds of each phase of a proof, by a clock."""
 
-    def __init__(self, progress: Progress | None):
+    def __init__(self, progress: Progress | None, clock: Callable[[], float] = time.perf_counter):
         self.seconds: dict[str, float] = {}
         self._progress = progress
-        self._name, self._start = "", time.perf_counter()
+        self._clock = clock
+        self._name, self._start = "", clock()
 
     def start(self, name: str) -> None:
         if name == self._name:
             return
         self.stop()
-        self._name, self._start = name, time.perf_counter()
+        self._name, self._start = name, self._clock()
         if self._progress:
             self._progress(name)
 
     def stop(self) -> None:
         if self._name:
-            elapsed = time.perf_counter() - self._start
+            elapsed = self._clock() - self._start
             self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
         self._name = ""
 

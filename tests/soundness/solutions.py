@@ -16,7 +16,7 @@ import numpy as np
 
 from soundness.exact import Array, Exact, P, carry_links, centered, pinned
 from soundness.exact import field as modular
-from zkjax.program.builder import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.program import Lookup, Program
 
 MAX_HITS = 6  # solutions taken of a pair of intervals

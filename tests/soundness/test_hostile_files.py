@@ -35,7 +35,7 @@ Files = tuple[bytes, str, bytes]
 
 
 def empty_header(**fields) -> dict:
-    names = ("ops", "constants", "tables", "lookups", "zeros", "inputs", "outputs")
+    names = ("ops", "constants", "tables", "lookups", "zeros", "obligations", "inputs", "outputs")
     return {**{name: [] for name in names}, **fields}
 
 
@@ -400,6 +400,9 @@ def statement_edits() -> Iterator[tuple[str, dict, str]]:
     yield "a sealed int64", port("outputs", 1, "int64"), "has dtype int64"
     yield "zeros twice", {"zeros": [0, 0]}, "zero relations are not in order"
     yield "a zero of nothing", {"zeros": [len(ops)]}, "zero relation of no variable"
+    obliged = {"obligations": [[0, 0, 1], [0, 0, 1]]}
+    yield "obligations twice", obliged, "obligations are not in order"
+    yield "an obligation of nothing", {"obligations": [[len(ops), 0, 1]]}, "of no variable"
     yield "lookups twice", {"lookups": [lookups[0], *lookups]}, "lookups are not in order"
     yield "a lookup of nothing", {"lookups": [[0, [len(ops)]]]}, "lookup of no variable"
     yield "a lookup in nothing", {"lookups": [[len(tables), [0]]]}, "lookup in no table"
