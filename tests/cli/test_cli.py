@@ -59,7 +59,74 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
+def halved(secret):
+    """One step of a chain: a sealed value from a sealed value."""
+    return fixed.encode(fixed.decode(secret, 6) * 0.5, 6, "int8")
+
+
+def write(folder: Path, statement: zkjax.Statement, proof: zkjax.Proof) -> None:
+    folder.mkdir(exist_ok=True)
+    statement.save(folder / "statement.zks")
+    proof.save(folder / "proof.zkp")
+    (folder / "claims.json").write_text(proof.claims.to_json())
+
+
+@pytest.fixture(scope="session")
+def proved_chain(tmp_path_factory) -> Path:
+    """Three steps, each from what the one before has made."""
+    out = tmp_path_factory.mktemp("chain")
+    value = zkjax.seal(np.array([96, -40], dtype=np.int8), openings=1)
+    statement = zkjax.trace(halved, sealed_outputs=True)(value)
+    for folder in (out / "step-1", out / "step-2", out):
+        value, proof = zkjax.prove(halved, sealed_outputs=True, openings=1)(value)
+        write(folder, statement, proof)
+    return out
+
+
+@pytest.fixture
+def chain(proved_chain, tmp_path) -> Path:
+    return Path(shutil.copytree(proved_chain, tmp_path / "chain"))
+
+
 # Verify -------------------------------------------------------------------------------------
+
+
+def test_accepts_a_chain(chain):
+    result = run("verify", chain, "--statement", digest_of(chain))
+    assert result.exit_code == 0, result.output
+    assert "3 proofs" in result.stdout
+    assert "output 0 of each step is input 0 of the next" in result.stdout
+    assert run("verify", chain / "step-2").exit_code == 0
+
+
+def test_a_chain_is_checked_in_every_step(chain):
+    flip(chain / "step-1" / "proof.zkp", 2000)
+    result = run("verify", chain)
+    assert result.exit_code == 1 and "step 1 of 3" in result.stdout
+
+
+def test_a_chain_is_checked_in_every_link(chain):
+    first, second = chain / "step-1", chain / "step-2"
+    first.rename(chain / "kept")
+    second.rename(first)
+    (chain / "kept").rename(second)
+    result = run("verify", chain)
+    assert result.exit_code == 1 and "step 2 does not go on from what step 1 has made" in (
+        " ".join(result.stdout.split())
+    )
+
+
+def test_a_chain_is_of_one_program(chain, proved):
+    for name in FILES:
+        shutil.copy(proved / name, chain / "step-2" / name)
+    result = run("verify", chain)
+    assert result.exit_code == 1 and "steps 1 and 2 are of other programs" in result.stdout
+
+
+def test_a_chain_has_all_of_its_steps(chain):
+    shutil.rmtree(chain / "step-1")
+    result = run("verify", chain)
+    assert result.exit_code == 2 and "no step-1" in result.stderr
 
 
 def test_accepts_a_folder_and_a_proof_file(proved):

@@ -14,7 +14,7 @@ import typer
 
 from zkjax import __version__
 from zkjax.cli import adapter, show
-from zkjax.cli.bundle import load_bundle
+from zkjax.cli.bundle import chain_links, load_bundle, load_steps
 from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
@@ -45,8 +45,8 @@ Target = Annotated[
     Path,
     typer.Argument(
         metavar="TARGET",
-        help="A folder with proof.zkp, statement.zks and claims.json, or a proof file beside "
-        "the other two.",
+        help="A folder with proof.zkp, statement.zks and claims.json, and perhaps step-1, step-2, "
+        "... with those of earlier steps; or a proof file beside the other two.",
         show_default=False,
     ),
 ]
@@ -67,22 +67,30 @@ def verify(
         ProfileName, typer.Option(help="The least security profile to accept.")
     ] = ProfileName.S100,
 ) -> None:
-    """Check a proof. Exit code 0: accepted, 1: rejected, 2: the input cannot be used."""
+    """Check a proof, or a chain of them. Exit code 0: accepted, 1: rejected, 2: the input cannot
+    be used.
+    """
     try:
         expected = None if statement is None else read_digest(statement)
         bound_to = None if context is None else _bytes(context)
         start = time.perf_counter()
-        bundle = load_bundle(target)
-        if expected is not None and bundle.statement.digest != expected:
-            raise VerificationError(
-                "statement", f"the files are about {bundle.statement.digest.hex()}"
-            )
-        if bound_to is not None and bundle.claims.context != bound_to:
-            raise VerificationError("claims", "the proof is bound to another context")
-        require_profile(bundle.claims.profile, profile.value)
-        budget = verify_statement(bundle.statement, bundle.proof())
+        bundles = load_steps(target)
+        links = chain_links(bundles)
+        for step, bundle in enumerate(bundles, 1):
+            if expected is not None and bundle.statement.digest != expected:
+                raise VerificationError(
+                    "statement", f"the files are about {bundle.statement.digest.hex()}"
+                )
+            if bound_to is not None and bundle.claims.context != bound_to:
+                raise VerificationError("claims", "the proof is bound to another context")
+            require_profile(bundle.claims.profile, profile.value)
+            try:
+                budget = verify_statement(bundle.statement, bundle.proof())
+            except VerificationError as error:
+                where = f"step {step} of {len(bundles)}: " if len(bundles) > 1 else ""
+                raise VerificationError(error.check, where + error.detail) from error
         seconds = time.perf_counter() - start
-        show.accepted(bundle, budget, seconds, compared=expected is not None)
+        show.accepted(bundles, links, budget, seconds, compared=expected is not None)
     except VerificationError as error:
         show.rejected(error)
         raise typer.Exit(REJECTED) from None

@@ -55,8 +55,15 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], r
 # Verdicts -----------------------------------------------------------------------------------
 
 
-def accepted(bundle: Bundle, budget: Budget, seconds: float, compared: bool) -> None:
-    """What ``zkjax verify`` says of a valid proof."""
+def accepted(
+    bundles: Sequence[Bundle],
+    links: Sequence[tuple[int, int]],
+    budget: Budget,
+    seconds: float,
+    compared: bool,
+) -> None:
+    """What ``zkjax verify`` says of valid proofs, which follow each other by ``links``."""
+    bundle = bundles[-1]
     program, claims = bundle.statement.program, bundle.claims
     line("accepted", "bold green")
     line(f"  statement   {claims.statement.hex()}")
@@ -66,7 +73,13 @@ def accepted(bundle: Bundle, budget: Budget, seconds: float, compared: bool) -> 
         line(f"  context     {claims.context.hex()}")
     line(f"  soundness   {budget.bits:.1f} bits (profile {claims.profile})")
     line(f"  program     {_counts(program)}")
-    line(f"  proof       {size(len(bundle.proof_bytes))}, checked in {seconds:.2f} s")
+    count, total = len(bundles), sum(len(b.proof_bytes) for b in bundles)
+    proofs = "proof" if count == 1 else f"{count} proofs"
+    line(f"  {proofs:11s} {size(total)}, checked in {seconds:.2f} s")
+    for made, taken in links:
+        line(f"  chain       output {made} of each step is input {taken} of the next (commitments)")
+    if links:
+        line("              inputs and outputs below are those of the last step")
     line("")
     line("Proved: whoever made this proof knows private values, under the commitments below,")
     line("for which the program maps these inputs to these outputs.")
