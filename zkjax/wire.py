@@ -199,10 +199,10 @@ def numbered(reader: Reader, most: int) -> Reader:
     """An object whose keys are the decimal digits of different integers in [0, most)."""
 
     def read(value: Any, where: str) -> dict[int, Any]:
-        if type(value) is not dict or len(value) > most:
-            refuse(where, f"not an object of at most {most} things")
-        if not all(_NUMBER.fullmatch(k) and int(k) < most for k in value):
-            refuse(where, f"a key that is not a number below {most}")
+        if type(value) is not dict or not all(_NUMBER.fullmatch(k) for k in value):
+            refuse(where, "not an object with numbers for keys")
+        if not all(int(k) < most for k in value):
+            refuse(where, f"a key that is not below {most}")
         return {int(k): reader(v, f"{where} {k}") for k, v in value.items()}
 
     return read

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import zkjax
 from soundness.hostile import FILES, Cost, encoded, packed, taken_apart, verdict
 from soundness.test_malformed import files
 from zkjax.errors import StatementError
-from zkjax.program.ops import Op
+from zkjax.program.ops import RULES, Op
 from zkjax.program.statement import FREE_BYTES, MAX_RATIO, Statement, decode_program
 from zkjax.proof import Claims, Commitment
 
@@ -282,7 +283,7 @@ def second_forms() -> Iterator[tuple[str, str, str]]:
         keyed = swap(f'"{key}": {{', f'"{wrong}": {{')
         yield f"input {wrong}", keyed, "not ASCII|a backslash"
     for wrong in (f"0{key}", f" {key}", f"+{key}", "1_0", ""):
-        yield f"input {wrong!r}", swap(f'"{key}": {{', f'"{wrong}": {{'), "not a number below"
+        yield f"input {wrong!r}", swap(f'"{key}": {{', f'"{wrong}": {{'), "numbers for keys"
     for wrong in (
         digest.upper(),
         f" {digest}",
@@ -292,6 +293,10 @@ def second_forms() -> Iterator[tuple[str, str, str]]:
         "0x" + digest,
     ):
         yield f"digest {wrong}", swap(digest, wrong), "hexadecimal"
+    yield "a large number", swap(f'"{key}": {{', '"65536": {'), "not below 65536"
+    yield "inputs in a list", json.dumps({**told, "inputs": []}, indent=1), "numbers for keys"
+    few = {key: {**told["inputs"][key], "shape": [3]}}
+    yield "few bytes", json.dumps({**told, "inputs": few}, indent=1), "not of its declared size"
     yield "spaces in a root", swap(root, f"{root[:2]} {root[2:]}"), "hexadecimal"
     yield "capital root", swap(root, root.upper()), "hexadecimal"
     spare = data.replace("Y=", "Z=")
@@ -420,6 +425,88 @@ def test_edited_statements():
         file = packed(encoded({**header, **fields}, integers))
         wrong += filter(None, [other(Statement.decode, file, name, said)])
     assert not wrong
+
+
+def small_edits() -> Iterator[tuple[str, dict]]:
+    """(part of the refusal, changed fields) of ``small_program``."""
+    ops, inputs = small_program()["ops"], small_program()["inputs"]
+    yield "a lookup mixes shapes", {"lookups": [[0, [0, 1]]]}
+    yield "operation 4 .alias.: has shape", {"ops": [*ops, ["alias", [0], [3], []]]}
+    yield "there is no such constant", {"ops": [*ops, ["constant", [], [2], [1]]]}
+    yield "a constant without its operation", {"ops": [*ops, ["constant", [], [2], [0]]]}
+    yield "another shape", {"ops": [*ops[:2], ["constant", [], [1, 2], [0]], ops[3]]}
+    yield "a constant without its operation", {"ops": [*ops[:2], ["alias", [0], [2], []], ops[3]]}
+    yield "there is no such table", {"ops": [*ops[:3], ["lookup", [0], [2], [1, 1]]]}
+    yield "there is no such column", {"ops": [*ops[:3], ["lookup", [0], [2], [0, 2]]]}
+    yield "inputs do not come first", {"ops": [ops[0], ["alias", [0], [2], []], ops[1], *ops[2:]]}
+    yield "4 to 5 things", {"inputs": [inputs[0][:3], inputs[1]]}
+    yield "4 to 5 things", {"inputs": [[*inputs[0], True, True], inputs[1]]}
+
+
+def small_program() -> dict:
+    """Two inputs, a constant, and a column of a table looked up."""
+    return empty_header(
+        ops=[
+            ["input", [], [2], [0]],
+            ["input", [], [3], [1]],
+            ["constant", [], [2], [0]],
+            ["lookup", [0], [2], [0, 1]],
+        ],
+        constants=[[2]],
+        tables=[["t", 2, 2]],
+        lookups=[[0, [0, 3]]],
+        inputs=[[0, "int8", -1, "x"], [1, "int8", -1, "y"]],
+    )
+
+
+SMALL_INTEGERS = struct.pack("<6q", 5, 6, 0, 1, 7, 8)
+
+
+def test_edited_small_programs(monkeypatch):
+    honest = encoded(small_program(), SMALL_INTEGERS)
+    assert decode_program(honest).encode() == honest
+    wrong = []
+    for said, fields in small_edits():
+        raw = encoded({**small_program(), **fields}, SMALL_INTEGERS)
+        wrong += filter(None, [other(decode_program, raw, said, said)])
+    for raw in (b"", honest[:7], bytes(8), honest[:-1], honest[:40], b"\xff" * 8 + honest[8:]):
+        wrong += filter(None, [other(decode_program, raw, "cut", "truncated|not JSON")])
+    monkeypatch.setitem(RULES, "lookup", replace(RULES["lookup"], shape=None))
+    wrong += filter(None, [other(decode_program, honest, "rule", "of no known kind")])
+    assert not wrong
+
+
+def test_the_beginning_of_a_statement_file(monkeypatch):
+    file = packed(encoded(small_program(), SMALL_INTEGERS))
+    for wrong, said in (
+        (b"ZKJXSTM2" + file[8:], "not a zkjax statement of this version"),
+        (file[:47], "truncated or too large"),
+        (file[:16] + bytes(32) + file[48:], "does not match its digest"),
+        (file[:48] + b"\0" + file[49:], "is malformed"),
+        (file + b"\0", "truncated or extended"),
+        (file[:-1], "truncated or extended"),
+    ):
+        assert not other(Statement.decode, wrong, said, said)
+    statement = Statement.decode(file)
+    monkeypatch.setattr("zkjax.program.statement.MAX_BYTES", len(file) - 1)
+    assert not other(Statement.decode, file, "size", "too large")
+    assert not other(lambda s: s.encode(), statement, "size", "is larger than")
+
+
+def test_the_beginning_of_a_proof_file():
+    statement, claims, proof = files()
+    unknown = claims.replace('"profile": "s100"', '"profile": "s7"', 1)
+    for told, wrong, refusal in (
+        (claims, proof[:15], ("proof header", "not a zkjax proof of this version")),
+        (claims, b"ZKJXPRF2" + proof[8:], ("proof header", "not a zkjax proof of this version")),
+        (
+            claims,
+            proof[:8] + b"s128" + proof[12:],
+            ("proof header", "the proof is of another profile"),
+        ),
+        (unknown, proof, ("profile", "unknown profile 's7'")),
+    ):
+        assert verdict(statement, told.encode(), wrong) == refusal
 
 
 def test_a_statement_has_one_form():

@@ -68,7 +68,7 @@ def _require_operations(program: Program) -> None:
         except StatementError as error:
             raise StatementError(f"operation {var} ({op.kind}): {error}") from error
     count = sum(op.kind == "constant" for op in program.ops)
-    require(count == len(program.constants), "a constant is not used")
+    require(count == len(program.constants), "a constant without its operation")
 
 
 def _require_ports(ports: Sequence[Port], public) -> None:
