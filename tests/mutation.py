@@ -13,10 +13,11 @@ those that killed other mutants and fast ones first, until one fails. A verdict 
 
 Verdicts are appended to ``tests/mutation-results.jsonl`` under a name that changes with the mutated
 function, so a second run takes up where the first one stopped, and after a change only what changed
-is run again. ``--report`` writes ``tests/mutation-report.md``: survivors, each with the reason in
-``tests/mutation-explained.json``, if there is one. What tests reach is measured once and kept in
-``.mutation/``; ``--coverage`` measures it again. All this takes hours, so it is not part of the
-default run; one module takes minutes.
+is run again. ``--tests`` tries some tests only, to kill quickly. ``--report`` writes
+``tests/mutation-report.md``: survivors, each with the reason in ``tests/mutation-explained.json``,
+if there is one. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
+measures it again. All this takes hours, so it is not part of the default run; one module takes
+minutes.
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ def reason(explained: dict, mutant: Mutant) -> str:
 
 
 def report(every: list[Mutant], known: dict[str, dict]) -> None:
-    """Write the table of files and the list of survivors."""
+    """Write the table of files and the list of survivors; forget verdicts on what is no more."""
+    lasting = [json.dumps(known[m.name]) for m in every if m.name in known]
+    RESULTS.write_text("".join(line + "\n" for line in lasting))
     explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
     counts: dict[str, Counter] = defaultdict(Counter)
     for mutant in every:
