@@ -33,6 +33,7 @@ def attack(task: tuple[int, int, bool]) -> dict:
     findings = []
     before = time.process_time()
     for seed, function, outcome in check_seeds(range(start, stop)):
+        counts["programs"] += 1
         counts[outcome.status] += 1
         counts["runs"] += outcome.runs
         counts["provable runs"] += outcome.provable
@@ -63,6 +64,52 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+class Report:
+    """What all batches found so far; written after each, so that a run may be ended early."""
+
+    def __init__(self, seed: int, out: Path):
+        self.seed, self.out, self.began = seed, out, time.perf_counter()
+        self.counts: Counter = Counter()
+        self.findings: list[dict] = []
+        self.cpu_seconds, self.peak = 0.0, 0
+
+    def add(self, result: dict) -> None:
+        self.counts.update(result["counts"])
+        self.cpu_seconds += result["seconds"]
+        self.peak = max(self.peak, result["peak"])
+        self.findings += result["findings"]
+        for f in result["findings"]:
+            print(f"\nseed {f['seed']}, {f['kind']}: {f['detail']}\n{f['source']}")
+            print(f["arguments"], f["sealed_outputs"], ", ".join(f["inputs"]), flush=True)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps(self.figures(), indent=1) + "\n")
+
+    def figures(self) -> dict:
+        refused = {k: n for k, n in self.counts.items() if k.endswith("Error")}
+        return {
+            "programs": self.counts["programs"],
+            "seed": self.seed,
+            "accepted": self.counts["accepted"],
+            "refused": refused,
+            "runs": self.counts["runs"],
+            "provable_runs": self.counts["provable runs"],
+            "other_hints": {k: n for k, n in self.counts.items() if k.startswith("other hints")},
+            "findings": sorted(self.findings, key=lambda f: f["seed"]),
+            "seconds": time.perf_counter() - self.began,
+            "cpu_seconds": self.cpu_seconds,
+            "peak_memory_bytes": self.peak,
+            "python": platform.python_version(),
+        }
+
+    def summary(self) -> str:
+        f = self.figures()
+        return (
+            f"{f['programs']} programs: {f['accepted']} accepted, {sum(f['refused'].values())} "
+            f"refused, {len(self.findings)} findings; {f['runs']} runs, {f['provable_runs']} "
+            f"provable; {f['seconds']:.0f} s, {self.cpu_seconds:.0f} CPU s"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("n", type=int)
@@ -70,47 +117,15 @@ def main() -> int:
     parser.add_argument("--reduce", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    stop = args.seed + args.n
-    tasks = [
-        (start, min(start + BATCH, stop), args.reduce) for start in range(args.seed, stop, BATCH)
-    ]
-    counts: Counter = Counter()
-    findings, seconds, peak = [], 0.0, 0
-    began = time.perf_counter()
+    starts = range(args.seed, args.seed + args.n, BATCH)
+    tasks = [(start, min(start + BATCH, args.seed + args.n), args.reduce) for start in starts]
+    report = Report(args.seed, args.out)
     context = multiprocessing.get_context("spawn")
     with context.Pool(2, maxtasksperchild=BATCHES_A_PROCESS) as pool:
-        for result in pool.imap_unordered(attack, tasks):
-            counts.update(result["counts"])
-            seconds, peak = seconds + result["seconds"], max(peak, result["peak"])
-            findings += result["findings"]
-            for f in result["findings"]:
-                print(f"\nseed {f['seed']}, {f['kind']}: {f['detail']}\n{f['source']}", flush=True)
-                print(
-                    f"{f['arguments']} {f['sealed_outputs']} {', '.join(f['inputs'])}", flush=True
-                )
-    refused = {k: n for k, n in counts.items() if k.endswith("Error")}
-    report = {
-        "programs": args.n,
-        "seed": args.seed,
-        "accepted": counts["accepted"],
-        "refused": refused,
-        "runs": counts["runs"],
-        "provable_runs": counts["provable runs"],
-        "other_hints": {k: n for k, n in counts.items() if k.startswith("other hints")},
-        "findings": sorted(findings, key=lambda f: f["seed"]),
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": seconds,
-        "peak_memory_bytes": peak,
-        "python": platform.python_version(),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(
-        f"\n{args.n} programs: {counts['accepted']} accepted, {sum(refused.values())} refused, "
-        f"{len(findings)} findings; {counts['runs']} runs, {counts['provable runs']} provable; "
-        f"{report['seconds']:.0f} s, {seconds:.0f} CPU s"
-    )
-    return 1 if findings else 0
+        for result in pool.imap_unordered(attack, tasks, chunksize=1):
+            report.add(result)
+    print(f"\n{report.summary()}")
+    return 1 if report.findings else 0
 
 
 if __name__ == "__main__":

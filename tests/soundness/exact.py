@@ -8,7 +8,6 @@ candidates agree. Hints are computed from the representative in (-p/2, p/2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from math import isqrt
 
 import numpy as np
@@ -184,19 +183,16 @@ def carry_links(program: Program) -> dict[int, int]:
     return links
 
 
-@lru_cache(maxsize=64)
-def rows(table: Table) -> range | set[tuple[int, ...]]:
-    """The rows of a table mod p, as 64-bit integers; consecutive keys alone as a range.
+def odd_rows(table: Table) -> set[tuple[int, ...]] | None:
+    """The rows of a table mod p if its keys are not consecutive for a verifier, else None.
 
-    A verifier takes the keys for consecutive where their number is a power of two, and reads them
-    otherwise.
+    A verifier takes keys for consecutive where their number is a power of two, and reads them as
+    64-bit integers otherwise.
     """
+    keys = np.asarray(table.columns[0]).astype(np.int64)
+    if table.rows & (table.rows - 1) == 0 or np.all(np.diff(keys) == 1):
+        return None
     columns = [np.asarray(c).astype(np.int64).tolist() for c in table.columns]
-    keys = range(columns[0][0], columns[0][0] + table.rows)
-    if table.rows & (table.rows - 1) == 0:
-        columns[0] = list(keys)
-    if len(columns) == 1 and list(keys) == columns[0]:
-        return keys
     return {tuple(v % P for v in row) for row in zip(*columns, strict=True)}
 
 
@@ -214,7 +210,7 @@ class Exact:
             for operand in op.inputs:
                 self.users[operand].add(var)
         self.relations: list[Lookup | int] = [*program.lookups, *program.zeros]
-        self._rows = [rows(t) for t in program.tables]
+        self._odd = [odd_rows(t) for t in program.tables]
         self._followers = {zero: carry for carry, zero in self.links.items()}
 
     def is_hint(self, var: int) -> bool:
@@ -281,12 +277,16 @@ class Exact:
         """Elementwise, (count, *shape)."""
         if not isinstance(relation, Lookup):
             return (values[relation] == 0).astype(bool)
-        rows = self._rows[relation.table]
-        if isinstance(rows, range):
-            key = values[relation.vars[0]]
-            return (((key - rows.start) % P) < len(rows)).astype(bool)
-        columns = np.broadcast_arrays(*(values[v] for v in relation.vars))
-        return _elementwise(lambda *row: row in rows, *columns).astype(bool)
+        table, odd = self.program.tables[relation.table], self._odd[relation.table]
+        if odd is not None:
+            columns = np.broadcast_arrays(*(values[v] for v in relation.vars))
+            return _elementwise(lambda *row: row in odd, *columns).astype(bool)
+        row = (values[relation.vars[0]] - int(table.columns[0][0])) % P
+        good = (row < table.rows).astype(bool)
+        for column, var in zip(table.columns[1:], relation.vars[1:], strict=True):
+            expected = field(column[np.where(good, row, 0).astype(np.int64)])
+            good = good & (expected == values[var]).astype(bool)
+        return good
 
     def failing(self, values: Sequence[Array]) -> list[Lookup | int]:
         """The relations that do not hold for the first candidate."""

@@ -36,7 +36,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried: elements of each advice variable, steps of each, chains of repairs."""
+    """How much is tried: advice variables, elements and steps of each, chains of repairs."""
+
+    variables: int = 24
 
     elements: int = 3
     steps: int = 16
@@ -190,7 +192,8 @@ class Search:
         """Every advice variable and every sealed input, moved."""
         found: list[Finding] = []
         inputs = {p.var: p for p in self.program.inputs if p.sealed and not p.ranged}
-        for var in [*inputs, *self.program.advice]:
+        hints = self.rng.permutation(self.program.advice)[: effort.variables].tolist()
+        for var in [*inputs, *hints]:
             size = int(np.prod(self.program.shape(var), dtype=np.int64))
             chosen = self.rng.permutation(size)[: effort.elements]
             for position in map(int, chosen):
@@ -294,7 +297,7 @@ class Search:
         if not isinstance(relation, Lookup):
             return 0, 0
         keys = self.program.tables[relation.table].columns[0]
-        return int(min(keys)), int(max(keys))
+        return int(np.min(keys)), int(np.max(keys))
 
     def _widened(self, relation, key: int, tainted: set[int]):
         """The interval of a sum in which hints take part that may be any of their own range."""
@@ -319,9 +322,9 @@ class Search:
         deltas = steps(self.rng, effort.steps)
         op = self.program.ops[var]
         if op.kind == "lookup":
-            column = self.program.tables[op.params[0]].columns[op.params[1]].tolist()
+            column = self.program.tables[op.params[0]].columns[op.params[1]]
             at = self.base[var].reshape(-1)[position]
-            deltas += [int(v) - at for v in {*column[:3], *column[-3:]}]
+            deltas += [int(v) - at for v in {*column[:3].tolist(), *column[-3:].tolist()}]
         if not solvable:
             return deltas
         at = self.base[var].reshape(-1)[position]
