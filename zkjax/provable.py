@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zkjax._callable import make_callable
+from zkjax._callable import make_callable, positional
 from zkjax._compat import x64
 from zkjax.errors import OptionError
 from zkjax.fixed.rounding import current_cotangent_format
@@ -38,7 +38,8 @@ def provable(fn: Callable) -> Callable:
     lock = threading.Lock()
 
     @functools.wraps(fn)
-    def run(*args):
+    def run(*args, **keywords):
+        args = positional(fn, args, keywords)
         if being_traced():
             return fn(*args)
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(args)):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zkjax._callable import make_callable
+from zkjax._callable import make_callable, positional
 from zkjax.argument import kernels, opening_prover
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
@@ -92,7 +92,8 @@ def prove(
     it is returned. Whatever is raised before that costs none.
     """
 
-    def run(*args) -> tuple[Any, Proof]:
+    def run(*args, **keywords) -> tuple[Any, Proof]:
+        args = positional(fn, args, keywords)
         phases = Phases(progress)
         _require_options(args, profile, openings, context)
         phases.start("trace")

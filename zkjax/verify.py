@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from zkjax._callable import make_callable
+from zkjax._callable import make_callable, positional
 from zkjax.argument import opening
 from zkjax.argument.budget import PROFILES, Budget, profile_named
 from zkjax.argument.opening import Member
 from zkjax.argument.party import Verifier
 from zkjax.argument.transcript import VerifierTranscript
-from zkjax.errors import StatementError, VerificationError
+from zkjax.errors import OptionError, StatementError, VerificationError
 from zkjax.program.statement import Statement
 from zkjax.proof import VERSION, Claims, Commitment, Proof
 from zkjax.protocol import Setup, make_groups
@@ -133,13 +133,16 @@ def verify(
       ``VerificationError`` otherwise.
     """
 
-    def check(*args, proof: Proof):
+    def check(*args, proof: Proof, **keywords):
         if isinstance(statement, Statement):
+            if keywords:
+                raise OptionError("the arguments of a statement have no names; give them in order")
             checked, unflatten = statement, list
             arrays, commitments = bind_arguments(statement, args)
         else:
             from zkjax.program.trace import trace_call
 
+            args = positional(statement, args, keywords)
             traced = trace_call(statement, args, sealed_outputs)
             checked, unflatten = traced.statement, traced.unflatten_outputs
             arrays, commitments = traced.public_inputs(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -364,14 +365,20 @@ def test_demo_shows_the_report(monkeypatch, tmp_path):
     assert "zkjax verify" in result.stdout
 
 
-def test_demo_names_a_missing_package(monkeypatch, tmp_path):
+@pytest.mark.parametrize("missing", ["optax", "matplotlib"])
+def test_demo_names_a_missing_package_before_any_work(monkeypatch, tmp_path, missing):
     def run_demo(*args):
-        raise ModuleNotFoundError("No module named 'optax'", name="optax.transforms")
+        raise AssertionError("work was done")
 
     _install_demo(monkeypatch, run_demo)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name)
+    )
     result = run("demo", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "pip install -e '.[models,plot]'" in result.stderr
+    assert f"this needs {missing}: pip install 'zkjax[models,plot]'" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_demo_refuses_a_folder_that_is_used(monkeypatch, tmp_path):

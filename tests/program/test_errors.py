@@ -133,3 +133,28 @@ def test_spent_sealed_values_are_refused():
     prove(sealed)
     with pytest.raises(errors.SealError, match="no openings left"):
         prove(sealed)
+
+
+def test_arguments_may_be_given_by_name():
+    def scaled(x, *, by=1):
+        return x
+
+    def fn(x, y):
+        return fixed.encode(fixed.decode(x, 2) + fixed.decode(y, 2), 2)
+
+    x, y = np.array([1], np.int8), np.array([5], np.int8)
+    sealed = zkjax.seal(x)
+    digest = zkjax.trace(fn)(sealed, y).digest
+    assert zkjax.trace(fn)(y=y, x=sealed).digest == zkjax.trace(fn)(sealed, y=y).digest == digest
+    out, proof = zkjax.prove(fn)(sealed, y=y)
+    assert zkjax.verify(fn)(y=y, x=sealed.commitment, proof=proof) == out == 6
+    assert zkjax.provable(fn)(y=y, x=x) == 6
+    statement = zkjax.trace(fn)(sealed, y)
+    assert len(repr(statement)) < 80
+    for call in (
+        lambda: zkjax.prove(fn)(sealed, z=y),
+        lambda: zkjax.provable(scaled)(x, by=x),
+        lambda: zkjax.verify(statement)(sealed.commitment, y=y, proof=proof),
+    ):
+        with pytest.raises(errors.OptionError):
+            call()

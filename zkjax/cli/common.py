@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from enum import StrEnum
 
 import typer
 
 from zkjax.cli import show
-from zkjax.errors import VerificationError, ZkjaxError
+from zkjax.errors import OptionError, VerificationError, ZkjaxError
 
 ACCEPTED, REJECTED, UNUSABLE = 0, 1, 2
-EXTRAS = {"cryptography", "flax", "matplotlib", "optax", "safetensors", "websockets"}
+EXTRAS = {  # what each optional part of the package needs
+    "models": ("flax", "optax", "safetensors"),
+    "plot": ("matplotlib",),
+    "adapter": ("flax", "optax", "safetensors", "cryptography", "websockets"),
+}
 
 
 class ProfileName(StrEnum):
@@ -28,26 +33,33 @@ def sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def require_installed(extra: str) -> None:
+    """OptionError unless the libraries of optional parts, as in "models,plot", are installed."""
+    for part in extra.split(","):
+        for name in EXTRAS[part]:
+            if importlib.util.find_spec(name) is None:
+                raise OptionError(
+                    f"this needs {name}: pip install 'zkjax[{extra}]', or in a checkout "
+                    f"pip install -e '.[{extra}]'"
+                )
+
+
 def answers(extra: str) -> Callable:
     """A command that ends in a sentence and an exit code: 1 a proof is rejected, 2 anything else.
 
-    ``extra`` is what to install if an optional library is missing.
+    ``extra`` names the optional parts that it needs; that they are installed is checked before any
+    work.
     """
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
         def run(*args, **kwargs):
             try:
+                require_installed(extra)
                 return command(*args, **kwargs)
             except VerificationError as error:
                 show.rejected(error)
                 raise typer.Exit(REJECTED) from None
-            except ImportError as error:
-                missing = (error.name or "").partition(".")[0]
-                if missing not in EXTRAS:
-                    raise
-                show.unusable(f"this needs {missing}; in the checkout: pip install -e '.[{extra}]'")
-                raise typer.Exit(UNUSABLE) from None
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except Exception as error:

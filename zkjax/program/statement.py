@@ -63,6 +63,11 @@ class Statement:
     plans: dict = field(default_factory=dict)
     _proven: bool = field(default=False, repr=False)
 
+    def __repr__(self) -> str:
+        p = self.program
+        ports = f"{len(p.inputs)} inputs, {len(p.outputs)} outputs"
+        return f"Statement({self.digest.hex()[:16]}, {len(p.ops):,} operations, {ports})"
+
     @property
     def digest(self) -> bytes:
         return self.program.digest

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._callable import positional
 from zkjax._compat import x64
 from zkjax.errors import OverflowBoundError, StatementError, TraceError, VerificationError
 from zkjax.fixed.rounding import current_cotangent_format
@@ -315,4 +316,8 @@ def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Stateme
     Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed
     one.
     """
-    return lambda *args: trace_call(fn, args, sealed_outputs).statement
+
+    def run(*args, **keywords) -> Statement:
+        return trace_call(fn, positional(fn, args, keywords), sealed_outputs).statement
+
+    return run
