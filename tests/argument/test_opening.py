@@ -546,7 +546,9 @@ def mask_views(kappa: int, proofs: int) -> dict[str, np.ndarray]:
         instance.groups[0].weights[:] = 0
         instance.pad_weights[:] = 0
         transcript = Seen("opening", kappa)
-        opening_prover.prove(transcript, instance.profile, instance.groups, instance.pads)
+        opening_prover.prove(
+            transcript, instance.profile, instance.groups, instance.pads, instance.known()
+        )
         seen = transcript.values
         columns, masks, pads = seen["opened columns"]
         masks = masks.reshape(len(masks), 3, kappa)[:, :, 0]
