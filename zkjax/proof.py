@@ -18,7 +18,7 @@ from zkjax.argument.code import Code
 from zkjax.argument.layout import Layout, choose_log_row, padded_log
 from zkjax.errors import StatementError, VerificationError
 from zkjax.files import write_atomically
-from zkjax.program.dtypes import PUBLIC_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.wire import (
     base64_bytes,
     hexadecimal,
@@ -35,7 +35,6 @@ from zkjax.wire import (
 
 MAGIC = b"ZKJXPRF1"
 VERSION = "zkjax proof 1"
-INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32")  # that can be sealed
 MAX_OPENINGS = 1 << 16
 MAX_TENSORS = 1 << 16  # of a commitment, or ports of a statement
 MAX_CLAIMS = 1 << 30  # bytes of a claims file
@@ -190,7 +189,7 @@ _read_commitment = record(
     {
         "root": hexadecimal(32, 32),
         "shapes": items(shape, MAX_TENSORS, 1),
-        "dtypes": items(one_of(INTEGERS), MAX_TENSORS, 1),
+        "dtypes": items(one_of(DTYPE_RANGES), MAX_TENSORS, 1),
         "openings": integer(1, MAX_OPENINGS),
         "profile": one_of(PROFILES),
     },

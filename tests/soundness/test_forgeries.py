@@ -27,7 +27,7 @@ from zkjax.field.scalar import Scalar
 from zkjax.program import products
 from zkjax.program.builder import Builder
 from zkjax.program.resolver import Resolver
-from zkjax.program.tracing import PRIMITIVES, Sym, Tracer
+from zkjax.program.tracer import PRIMITIVES, Sym, Tracer
 from zkjax.verify import verify_statement
 
 

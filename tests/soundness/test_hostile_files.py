@@ -82,10 +82,6 @@ def expensive_programs() -> Iterator[tuple[str, dict]]:
     for i in range(1, 121, 2):
         ops += [["reverse", [i], [2], [[0]]], ["affine", [i, i + 1], [2], [[1, 1], 0]]]
     yield "paths-of-claims", program(ops)
-    many = 40_000
-    lookups = [[0, [i]] for i in range(many)]
-    aliases = [["alias", [0], [2], []] for _ in range(many)]
-    yield "lookups", program([x, *aliases], lookups=lookups, tables=[["range1", 2, 1]])
 
 
 def program(ops: list, **fields) -> dict:
@@ -102,8 +98,7 @@ def public_files(header: dict) -> Files:
         {"dtype": "int8", "shape": s, "data": base64.b64encode(bytes(max(s, default=1))).decode()}
         for s in shapes
     ]
-    table = struct.pack("<2q", 0, 1) if header["tables"] else b""
-    statement = packed(encoded(header, table))
+    statement = packed(encoded(header))
     told = {
         "context": "",
         "statement": statement[16:48].hex(),
@@ -118,9 +113,11 @@ def public_files(header: dict) -> Files:
 
 def sealed_files(shape: list[int], openings: int) -> Files:
     """A sealed input as large as a file may declare, and a proof of nearly nothing."""
-    ops = [["input", [], shape, [0]]]
-    ports = [[0, "int8", 0, "x"]]
-    statement = packed(encoded(empty_header(ops=ops, inputs=ports)))
+    ops = [["input", [], shape, [0]], ["affine", [0], shape, [[1], 128]]]
+    header = empty_header(
+        ops=ops, inputs=[[0, "int8", 0, "x"]], lookups=[[0, [1]]], tables=[["range8", 256, 1]]
+    )
+    statement = packed(encoded(header, struct.pack("<256q", *range(256))))
     commitment = {
         "root": "00" * 32,
         "shapes": [shape],
@@ -176,6 +173,9 @@ REFUSED_FOR = {
     "wide-characters": "a backslash",
     "long-context": "context: not 0 to",
     "many-arrays": "more than 524,288 values",
+    # Claims that double are brought together; what is left of such a program is that it wraps.
+    "paths": "bounds",
+    "paths-of-claims": "bounds",
     "much-sealed": "proof length",
     "many-openings": "proof length",
 }
@@ -545,7 +545,8 @@ def test_a_statement_that_packs_well_is_stored():
 def test_programs_that_cost_more_than_their_proof():
     for name, header in expensive_programs():
         statement, claims, proof = public_files(header)
-        assert verdict(statement, claims.encode(), proof)[0] == "work", name
+        expected = REFUSED_FOR.get(name, "work")
+        assert verdict(statement, claims.encode(), proof)[0] == expected, name
 
 
 def test_proofs_that_are_too_short():

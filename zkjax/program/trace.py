@@ -24,7 +24,7 @@ from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port, Program
 from zkjax.program.recording import record_carries, without_repeats
 from zkjax.program.statement import Statement
-from zkjax.program.tracing import Sym, Tracer
+from zkjax.program.tracer import Sym, Tracer
 from zkjax.proof import Claims, Commitment
 from zkjax.seal import Sealed
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
 from zkjax.program.dtypes import DTYPE_RANGES
-from zkjax.program.tracing import HINTS, Sym, Tracer, dyadic, primitive
+from zkjax.program.tracer import HINTS, Sym, Tracer, dyadic, primitive
 
 
 @primitive("add", "add_any")

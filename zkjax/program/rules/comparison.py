@@ -6,7 +6,7 @@ import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.tables import range_table
-from zkjax.program.tracing import Sym, Tracer, primitive
+from zkjax.program.tracer import Sym, Tracer, primitive
 
 
 def nonnegative(t: Tracer, x: Sym) -> Sym:

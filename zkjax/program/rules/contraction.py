@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import ScaleError
-from zkjax.program.tracing import Sym, Tracer, primitive
+from zkjax.program.tracer import Sym, Tracer, primitive
 
 
 def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:

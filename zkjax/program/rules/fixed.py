@@ -10,7 +10,7 @@ from zkjax.errors import OverflowBoundError, ScaleError
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.rules.contraction import contract
 from zkjax.program.tables import range_table
-from zkjax.program.tracing import Sym, Tracer, primitive
+from zkjax.program.tracer import Sym, Tracer, primitive
 
 FIELD_BITS = 62  # products of hints must stay below p / 2 even for a cheating prover
 

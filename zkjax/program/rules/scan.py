@@ -18,7 +18,7 @@ from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.induction import repeated
 from zkjax.program.intervals import GROWTH, Sums
 from zkjax.program.ops import RULES
-from zkjax.program.tracing import Sym, Tracer, Value, primitive
+from zkjax.program.tracer import Sym, Tracer, Value, primitive
 
 MAX_ATTEMPTS = 12
 

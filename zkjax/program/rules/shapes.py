@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
-from zkjax.program.tracing import HINTS, Sym, Tracer, primitive
+from zkjax.program.tracer import HINTS, Sym, Tracer, primitive
 
 
 @primitive("broadcast_in_dim")
