@@ -113,6 +113,9 @@ class _Recorder:
             if eqn.primitive.name == "scan":
                 outputs, more = self._scan(eqn, operands)
                 records.update(more)
+            elif eqn.primitive.name == "cond":
+                outputs, more = self._cond(eqn, operands)
+                records.update(more)
             elif inner is not None:
                 used = operands[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else []
                 outputs, more = self.run(inner, used)
@@ -125,6 +128,22 @@ class _Recorder:
             env.update(zip(eqn.outvars, outputs, strict=True))
         self._where = outer
         return [read(a) for a in jaxpr.outvars], records
+
+    def _cond(self, eqn, operands) -> tuple[list, Records]:
+        """All branches are run, as all are proved, and keep the ranges of all."""
+        from jax import numpy as jnp
+
+        index, records = operands[0], {}
+        chosen: list = []
+        for number, branch in enumerate(eqn.params["branches"]):
+            outputs, more = self.run(branch, operands[1:])
+            records.update(more)
+            if not number:
+                chosen = outputs
+            chosen = [
+                jnp.where(index >= number, o, c) for o, c in zip(outputs, chosen, strict=True)
+            ]
+        return chosen, records
 
     def _extremes(self, eqn, operands, outputs) -> Records:
         from jax import numpy as jnp

@@ -1,5 +1,23 @@
 """Proving rules, one file a family of primitives. Importing this package registers all of them."""
 
-from zkjax.program.rules import arithmetic, comparison, contraction, fixed, scan, shapes
+from zkjax.program.rules import (
+    arithmetic,
+    branches,
+    comparison,
+    contraction,
+    fixed,
+    indexing,
+    scan,
+    shapes,
+)
 
-__all__ = ["arithmetic", "comparison", "contraction", "fixed", "scan", "shapes"]
+__all__ = [
+    "arithmetic",
+    "branches",
+    "comparison",
+    "contraction",
+    "fixed",
+    "indexing",
+    "scan",
+    "shapes",
+]

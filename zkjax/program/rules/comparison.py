@@ -119,11 +119,12 @@ def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndar
 @primitive("select_n")
 def _select(t: Tracer, eqn, predicate, *cases):
     shape = eqn.outvars[0].aval.shape
-    if eqn.invars[0].aval.dtype != bool:
-        raise UnsupportedPrimitiveError(
-            "select_n by integers cannot be proved; compare them, as in jnp.where(i == 1, x, y)",
-            t.where,
-        )
+    by_integers = eqn.invars[0].aval.dtype != bool
+    compare = "select_n by integers cannot be proved; compare them, as in jnp.where(i == 1, x, y)"
+    if by_integers and len(cases) != 2:
+        raise UnsupportedPrimitiveError(compare, t.where)
+    if by_integers and isinstance(predicate, Sym):
+        t.builder.rely(predicate.var, 0, 1, compare)
     if len(cases) == 1:
         return [cases[0]]
     if isinstance(predicate, np.ndarray):

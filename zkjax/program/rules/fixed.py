@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError
-from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND
+from zkjax.program.rules.arithmetic import fitted
 from zkjax.program.rules.contraction import contract
 from zkjax.program.tables import range_table
 from zkjax.program.tracer import Sym, Tracer, primitive
@@ -188,17 +189,15 @@ def _onehot(t: Tracer, eqn, index):
     return [Sym(onehot_of_bits(t, bits, n, bits[0], note), 0)]
 
 
-@primitive("zk_max")
-def _max(t: Tracer, eqn, x):
+def maximum(t: Tracer, x: Sym, bits: int, note: str) -> Sym:
     """m over the last axis: m - x_j in [0, 2^bits) for all j, and 0 at an index given by bits."""
-    bits, b = eqn.params["bits"], t.builder
+    b = t.builder
     _require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
     shape = b.shape(x.var)
     n, outer = shape[-1], shape[:-1]
     if n == 1:
-        return [Sym(b.reshape(x.var, outer), x.fraction)]
+        return Sym(b.reshape(x.var, outer), x.fraction)
     m = b.add("max", [x.var], outer, b.bounds[x.var], key=bits)
-    note = f"fixed.max(bits={bits}) at {t.where}"
     spread = b.broadcast(m, shape, list(range(len(outer))))
     below = b.affine([(spread, 1), (x.var, -1)])
     b.range_check(below, bits, m, note)
@@ -209,4 +208,32 @@ def _max(t: Tracer, eqn, x):
     last = len(outer)
     picked = contract(t, Sym(chosen, 0), Sym(below, 0), batch, [(last, last)])
     b.require_zero(picked.var, m)
-    return [Sym(m, x.fraction)]
+    return Sym(m, x.fraction)
+
+
+@primitive("zk_max")
+def _max(t: Tracer, eqn, x):
+    bits = eqn.params["bits"]
+    return [maximum(t, x, bits, f"fixed.max(bits={bits}) at {t.where}")]
+
+
+@primitive("reduce_max", "reduce_min")
+def _reduce(t: Tracer, eqn, x):
+    """Over some axes, for differences as large as the values allow; -max(-x) is the least."""
+    b, axes = t.builder, tuple(eqn.params["axes"])
+    sign = 1 if eqn.primitive.name == "reduce_max" else -1
+    shape = b.shape(x.var)
+    kept = [a for a in range(len(shape)) if a not in axes]
+    outer = tuple(shape[a] for a in kept)
+    moved = b.transpose(b.affine([(x.var, sign)]), (*kept, *axes))
+    joined = Sym(b.reshape(moved, (*outer, _count(shape, axes))), x.fraction)
+    note = f"'{eqn.primitive.name}' at {t.where}"
+    found = maximum(t, joined, t.bits_of(x.var) + 1, note)
+    result = Sym(b.affine([(found.var, sign)]), found.fraction)
+    dtype = eqn.outvars[0].aval.dtype.name
+    # That it is one of the entries is a product of two relations, which bounds do not see.
+    return [fitted(t, result, dtype) if dtype in DTYPE_RANGES else result]
+
+
+def _count(shape, axes) -> int:
+    return int(np.prod([shape[a] for a in axes], dtype=np.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
-from zkjax.program.tracer import HINTS, Sym, Tracer, primitive
+from zkjax.program.tracer import Sym, Tracer, primitive
 
 
 @primitive("broadcast_in_dim")
@@ -83,8 +83,6 @@ def padded(t: Tracer, x: Sym, low, step, shape) -> Sym:
 @primitive("pad")
 def _pad(t: Tracer, eqn, x, value):
     config = eqn.params["padding_config"]
-    if isinstance(value, Sym) or np.any(np.asarray(value) != 0):
-        raise UnsupportedPrimitiveError("only padding with zeros can be proved", t.where)
     if any(low < 0 or high < 0 for low, high, _ in config):
         inside = t.builder.shape(x.var)
         if any(interior for _, _, interior in config):
@@ -97,8 +95,16 @@ def _pad(t: Tracer, eqn, x, value):
         if min(shape) < 1:
             raise UnsupportedPrimitiveError("padding that crops a whole axis", t.where)
         x = slice_of(t, x, starts, shape)
-    low = [max(0, c[0]) for c in config]
-    return [padded(t, x, low, [c[2] + 1 for c in config], eqn.outvars[0].aval.shape)]
+    low, step = [max(0, c[0]) for c in config], [c[2] + 1 for c in config]
+    shape = eqn.outvars[0].aval.shape
+    out = padded(t, x, low, step, shape)
+    if not isinstance(value, Sym) and not np.any(np.asarray(value)):
+        return [out]
+    # Elsewhere the padding value: 1 - pad(1) times it.
+    ones = t.sym(np.ones(t.builder.shape(x.var)))
+    outside = t.add([(np.ones(shape), 1), (padded(t, ones, low, step, shape), -1)])
+    filled = t.builder.multiply(outside.var, t.spread(value, shape).var)
+    return [t.add([(out, 1), (Sym(filled, t.sym(value).fraction), 1)])]
 
 
 def joined(t: Tracer, xs, axis: int) -> Sym:
@@ -153,48 +159,3 @@ def _rev(t: Tracer, eqn, x):
 @primitive("reduce_sum")
 def _reduce_sum(t: Tracer, eqn, x):
     return [Sym(t.builder.sum(x.var, eqn.params["axes"]), x.fraction)]
-
-
-@primitive("gather")
-def _gather(t: Tracer, eqn, x, indices):
-    """Constant indices along one axis (``x[:, [2, 0]]``, ``x[3]``)."""
-    d = eqn.params["dimension_numbers"]
-    sizes = eqn.params["slice_sizes"]
-    if isinstance(indices, Sym):
-        raise UnsupportedPrimitiveError(
-            f"the primitive 'gather' with an index that depends on data cannot be proved; "
-            f"{HINTS['gather']}",
-            t.where,
-        )
-    inside = t.builder.shape(x.var)
-    axes = d.start_index_map
-    batched = getattr(d, "operand_batching_dims", ())
-    whole = all(sizes[a] == n for a, n in enumerate(inside) if a not in axes)
-    if len(axes) != 1 or batched or not whole or tuple(d.collapsed_slice_dims) != tuple(axes):
-        raise UnsupportedPrimitiveError(
-            f"this form of indexing cannot be proved; {HINTS['gather']}", t.where
-        )
-    axis = axes[0]
-    flat = np.asarray(indices).reshape(-1)
-    if flat.size and (flat.min() < 0 or flat.max() >= inside[axis]):
-        raise UnsupportedPrimitiveError("a constant index is out of bounds", t.where)
-    shape = (*inside[:axis], len(flat), *inside[axis + 1 :])
-    var = t.builder.add(
-        "take",
-        [x.var],
-        shape,
-        t.builder.bounds[x.var],
-        axis,
-        tuple(int(i) for i in flat),
-        inside,
-    )
-    index_shape = np.asarray(indices).shape[:-1]
-    out_shape = eqn.outvars[0].aval.shape
-    rest = [n for a, n in enumerate(inside) if a != axis]
-    # Bring the index axes first, then where the output wants them.
-    order = [axis] + [a for a in range(len(inside)) if a != axis]
-    var = t.builder.transpose(var, order)
-    var = t.builder.reshape(var, (*index_shape, *rest))
-    places = [a for a in range(len(out_shape)) if a not in d.offset_dims] + list(d.offset_dims)
-    permutation = [places.index(a) for a in range(len(out_shape))]
-    return [Sym(t.builder.transpose(var, permutation), x.fraction)]

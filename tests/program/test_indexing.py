@@ -1,0 +1,129 @@
+"""Indexing by constants, branches, sums along an axis, maxima: the program is what JAX computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import zkjax
+from zkjax import fixed
+from zkjax.errors import TraceError
+from zkjax.program.trace import trace_call
+
+X = np.array([[3, -7, 11, 2], [-5, 13, -128, 127], [1, 0, 6, -9]], np.int8)
+ROWS, COLUMNS = np.array([2, 0, 2]), np.array([1, 3, 3])
+
+
+def real(fn: Callable) -> Callable:
+    """A function of numbers as one of stored integers."""
+    return lambda x: fixed.encode(fn(fixed.decode(x, 2)), 4)
+
+
+def gradient(fn: Callable) -> Callable:
+    return real(jax.grad(lambda v: jnp.sum(fn(v) ** 2)))
+
+
+FUNCTIONS: dict[str, Callable] = {
+    "two indices": lambda x: x[ROWS, COLUMNS],
+    "indices of a slice": lambda x: x[1:, COLUMNS],
+    "a window for each index": lambda x: jnp.stack(
+        [x[i, j : j + 1] for i, j in zip(ROWS, COLUMNS, strict=True)]
+    ),
+    "take along an axis": lambda x: jnp.take_along_axis(x, np.array([[0], [3], [1]]), axis=1),
+    "set one": lambda x: x.at[1].set(x[0]),
+    "set many": lambda x: x.at[ROWS[:2], COLUMNS[:2]].set(np.array([1, 2], np.int8)),
+    "set a constant's entry": lambda x: jnp.zeros((3, 4), jnp.int8).at[1].set(x[0]),
+    "add": real(lambda v: v.at[ROWS, COLUMNS].add(1.5)),
+    "add twice to one": real(lambda v: v.at[np.array([0, 0]), 1].add(v[:2, 0])),
+    "segment sum": real(lambda v: jax.ops.segment_sum(v, np.array([0, 1, 0]), num_segments=2)),
+    "update a slice": lambda x: lax.dynamic_update_slice(x, x[:2, :2], (1, 1)),
+    "update at the edge": lambda x: lax.dynamic_update_slice(x, x[:2, :2], (9, 9)),
+    "derivative of rows": gradient(lambda v: v[ROWS]),
+    "derivative of entries": gradient(lambda v: v[ROWS, COLUMNS]),
+    "derivative of a slice": gradient(lambda v: v[1:, ::2]),
+    "cumsum": real(lambda v: jnp.cumsum(v, axis=0)),
+    "cumsum of the last axis, backwards": real(lambda v: lax.cumsum(v, 1, reverse=True)),
+    "derivative of cumsum": gradient(lambda v: jnp.cumsum(v, axis=1)),
+    "largest of all": lambda x: jnp.max(x),
+    "largest of rows": real(lambda v: jnp.max(v, axis=1)),
+    "least of columns": lambda x: jnp.min(x, axis=0),
+    "least of two axes": lambda x: jnp.min(x.reshape(3, 2, 2), axis=(0, 2)),
+    "padding with a constant": real(lambda v: jnp.pad(v, ((1, 0), (0, 2)), constant_values=3.25)),
+    "padding with a value": real(lambda v: lax.pad(v, v[0, 0], [(0, 1, 1), (1, 0, 0)])),
+    "a branch that is known": lambda x: lax.cond(True, lambda v: v[0], lambda v: v[1], x),
+    "a branch by data": lambda x: lax.cond(x[0, 0] > 2, lambda v: v[0], lambda v: v[1], x),
+    "the other branch": lambda x: lax.cond(x[0, 0] > 5, lambda v: v[0], lambda v: v[1], x),
+    "branches under vmap": jax.vmap(
+        lambda row: lax.cond(row[0] > 0, lambda v: v[::-1], lambda v: v, row)
+    ),
+    "branches in a scan": real(
+        lambda v: lax.scan(
+            lambda c, r: (
+                lax.cond(r[0] > 0.0, lambda a: a + r, lambda a: fixed.round(a * 0.5, 2, 16), c),
+                c,
+            ),
+            v[0] * 0.0,
+            v,
+        )[1]
+    ),
+    "scans in branches": real(
+        lambda v: lax.cond(
+            v[0, 0] > 100.0,
+            lambda a: lax.scan(lambda c, r: (c + r, c), a[0], a)[1],
+            lambda a: lax.scan(lambda c, r: (c - r, c), a[0], a)[1],
+            v,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_programs_compute_what_jax_does(name):
+    fn = FUNCTIONS[name]
+    traced = trace_call(fn, (zkjax.Private(X),))
+    expected, carries = traced.run([X])
+    program = traced.statement.program
+    values = program.evaluate([X], carries)
+    assert np.array_equal(values[program.outputs[0].var], expected[0])
+    assert np.array_equal(zkjax.provable(fn)(X), expected[0])
+
+
+def test_some_are_proved():
+    def fn(x):
+        v = FUNCTIONS["branches in a scan"](x)
+        return v.at[ROWS, COLUMNS].set(jnp.max(v)), FUNCTIONS["derivative of entries"](x)
+
+    sealed = zkjax.seal(X, openings=1)
+    outputs, proof = zkjax.prove(fn)(sealed)
+    checked = zkjax.verify(fn)(sealed.commitment, proof=proof)
+    for ours, theirs in zip(outputs, checked, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x[x[0, 0]],
+        lambda x: x.at[x[0, 0]].set(1),
+        lambda x: lax.dynamic_update_slice_in_dim(x, x[:1], x[0, 0].astype(jnp.int32), 0),
+        lambda x: lax.switch(x[0, 0], [lambda v: v, lambda v: v[::-1], lambda v: v * 0], x),
+        lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill", fill_value=2),
+        lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill"),
+        lambda x: jnp.cumsum(jnp.zeros((2100, 2)) + fixed.decode(x, 0)[0, 0], axis=0),
+    ],
+)
+def test_what_depends_on_data_or_is_too_large_is_refused(fn):
+    with pytest.raises(TraceError) as caught:
+        trace_call(fn, (zkjax.Private(X),))
+    assert "test_indexing.py" in str(caught.value)
+
+
+def test_the_branch_of_a_value_that_is_no_bit_is_refused():
+    """Nothing is assumed of an index: that it is 0 or 1 has to follow."""
+    program = trace_call(FUNCTIONS["a branch by data"], (zkjax.Private(X),)).statement.program
+    assert (0, 1) in {(low, high) for _, low, high in program.obligations}
