@@ -4,7 +4,8 @@
 
 Each chain applies one kind of linear operation to its own result, so that claims could double with
 every one of them. Times are CPU seconds with warm kernels: of verifying, and of the reduction and
-the opening of proving, the least of five. What a proof costs anyway is taken off: the time of the chain of 10.
+the opening of proving, the least of five. What a proof costs anyway is taken off: the time of the
+chain of 10.
 """
 
 from __future__ import annotations
