@@ -469,8 +469,8 @@ def test_edited_small_programs(monkeypatch):
     for said, fields in small_edits():
         raw = encoded({**small_program(), **fields}, SMALL_INTEGERS)
         wrong += filter(None, [other(decode_program, raw, said, said)])
-    for raw in (b"", honest[:7], bytes(8), honest[:-1], honest[:40], b"\xff" * 8 + honest[8:]):
-        wrong += filter(None, [other(decode_program, raw, "cut", "truncated|not JSON")])
+    for raw in (b"", honest[:7], honest[:-1], honest[:40], b"\xff" * 8 + honest[8:]):
+        wrong += filter(None, [other(decode_program, raw, "cut", "truncated")])
     monkeypatch.setitem(RULES, "lookup", replace(RULES["lookup"], shape=None))
     wrong += filter(None, [other(decode_program, honest, "rule", "of no known kind")])
     assert not wrong
