@@ -9,7 +9,13 @@ from jax import lax
 
 import zkjax
 from zkjax import fixed
-from zkjax.errors import OverflowBoundError, TraceError, VerificationError, ZkjaxError
+from zkjax.errors import (
+    OverflowBoundError,
+    StatementError,
+    TraceError,
+    VerificationError,
+    ZkjaxError,
+)
 from zkjax.field.goldilocks import P
 from zkjax.program.bounds import prove_bounds, undischarged
 from zkjax.program.builder import Builder
@@ -17,6 +23,7 @@ from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port, Program
 from zkjax.program.statement import Statement
 from zkjax.program.tables import Table, range_table
+from zkjax.program.wellformed import require_well_formed
 
 WIDE = 1  # what a builder may be told of any variable: the pass does not listen
 
@@ -223,6 +230,16 @@ def test_public_values_stay_exact_in_float64():
             refused(program)
 
 
+def test_that_public_values_are_exact_does_not_rest_on_relations_about_them():
+    """A sum that a relation says is zero is evaluated in float64 like any other."""
+    b = Builder()
+    x = b.input(0, (8,), "int32", "x", known=True)
+    w = b.input(1, (8,), "int32", "w", known=True)
+    total = b.add("sum", [b.affine([(x, 1 << 21), (w, 1)], bound=WIDE)], (), WIDE, (0,), (8,))
+    b.require_zero(total, w)
+    refused(built(b, [(x, "int32", -1), (w, "int32", -1)], w), "public value")
+
+
 def test_obligations_are_shown_by_what_is_left():
     b = Builder()
     x = confined(b)
@@ -284,6 +301,63 @@ def test_steps_are_not_mixed():
         lambda b, c, carry: b.affine([(b.alias(carry), 1), (c, 0)]),
     ):
         refused(loop(mixed, width=4), "depends on itself|no bound|without a bound|wrap")
+
+
+def recurrence(b: Builder, length: int) -> tuple[int, int, int]:
+    """(carry, what enters, advice that is computed from it), nothing of which is bounded yet."""
+    carry = advice(b, "carry", (), (length,), 0)
+    enters = b.add("shift", (b.constant(np.zeros((), np.int64)), carry), (length,), WIDE, False)
+    return carry, enters, advice(b, "limb", [enters], (length,), 0, 16)
+
+
+@pytest.mark.parametrize("mixed", ["reverse", "transpose", "reshape"])
+def test_a_relation_between_steps_bounds_nothing_inside_the_loop(mixed):
+    """y + e in [0, 2^16), c = y, and reverse(y) = e: y = (5, 0) solves it, though from e = 0 in the
+    first step the last relation would give y = 0 in all.
+    """
+    b = Builder()
+    x = confined(b)
+    if mixed == "reverse":
+        carry, enters, y = recurrence(b, 2)
+        other = b.add("reverse", [y], (2,), WIDE, (0,))
+        enters_there = enters
+    else:
+        carry = advice(b, "carry", (), (2, 2), 0)
+        start = b.constant(np.zeros((2,), np.int64))
+        enters = b.add("shift", (start, carry), (2, 2), WIDE, False)
+        y = advice(b, "limb", [enters], (2, 2), 0, 16)
+        other, enters_there = b.transpose(y, (1, 0)), enters
+        if mixed == "reshape":
+            other, enters_there = b.reshape(other, (4,)), b.reshape(enters, (4,))
+    b.lookup(range_table(16), [b.affine([(y, 1), (enters, 1)], bound=WIDE)], y)
+    b.require_zero(b.affine([(other, 1), (enters_there, -1)], bound=WIDE), y)
+    b.require_zero(b.affine([(carry, 1), (y, -1)], bound=WIDE), carry)
+    program = built(b, [(x, "int8", 0)], carry)
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert low <= 0 and high >= 5
+
+
+def test_nothing_is_left_from_an_attempt_at_a_loop():
+    """A view that another relation reaches before it is visited again: y <= 3 e + 2^16, growing."""
+    b = Builder()
+    x = confined(b)
+    carry, enters, y = recurrence(b, 3)
+    view = b.add("affine", [enters], (3,), WIDE, (1,), 0)
+    for e in (enters, view):
+        b.lookup(range_table(16), [b.add("affine", [y, e], (3,), WIDE, (1, -3), 0)], y)
+    b.require_zero(b.add("affine", [carry, y, view], (3,), WIDE, (1, -1, 0), 0), carry)
+    program = built(b, [(x, "int8", 0)], carry)
+    assert prove_bounds(program)[program.outputs[0].var][1] >= 65535 * 13
+
+
+def test_coefficients_of_one_variable_add_up():
+    b = Builder()
+    x = confined(b)
+    y = b.add("affine", [x, x], (4,), WIDE, (1 << 62, 1), 0)
+    program = built(b, [(x, "int8", 0)], y)
+    refused(program, "output")
+    with pytest.raises(StatementError, match="stands twice"):
+        require_well_formed(program)
 
 
 def test_both_directions_at_once_are_no_scan():

@@ -114,6 +114,11 @@ def test_some_are_proved():
         lambda x: lax.switch(x[0, 0], [lambda v: v, lambda v: v[::-1], lambda v: v * 0], x),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill", fill_value=2),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill"),
+        lambda x: x.astype(jnp.int32).at[np.array([0, 0])].apply(lambda v: v + 1),
+        lambda x: x.astype(jnp.int32).at[0].apply(lambda v: -v),
+        lambda x: (x > 0).at[1].set(x[0] > 0),
+        lambda x: lax.select_n(np.full((3, 4), -1, np.int32), x, x),
+        lambda x: lax.select_n(np.arange(12, dtype=np.int32).reshape(3, 4) % 3, x, x),
         lambda x: jnp.cumsum(jnp.zeros((2100, 2)) + fixed.decode(x, 0)[0, 0], axis=0),
     ],
 )

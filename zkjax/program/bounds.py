@@ -22,8 +22,10 @@ The rules for single operations stand in ``intervals`` and beside the operations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 
 from zkjax.errors import OverflowBoundError
 from zkjax.field.goldilocks import P
@@ -34,6 +36,7 @@ from zkjax.program.intervals import (
     Interval,
     Sums,
     Value,
+    collected,
     hull,
     intersection,
     limited,
@@ -134,6 +137,7 @@ class Bounds:
         # Of loops: what carries are assumed to enter with, and how they grow from their starts.
         self.assumed: dict[int, Interval] = {}
         self.growth: dict[int, list[tuple[int, Growth]]] = {}
+        self.loops: list[Loop] = []  # those that are being solved, the outermost first
         self._visits: list[int] = [0] * len(self.ops)
         self._clock = 0
         self._work = 200_000 + 100 * len(self.ops)
@@ -275,19 +279,19 @@ class Bounds:
         views = [v for v in self._operands(atom) if self.peeled(v)[0] == atom]
         if len(views) != 1:
             return None
-        view, chain = views[0], []
-        while view != atom:
-            chain.append(view)
-            view = self.ops[view].inputs[0]
+        chain = self.views(views[0])
         for candidate in range(len(self.ops[atom].shape)):
-            reached: int | None = candidate
-            for v in reversed(chain):
-                if reached is not None:
-                    shapes = [self.ops[i].shape for i in self.ops[v].inputs]
-                    reached = kept_axis(self.ops[v], 0, reached, shapes)
-            if reached == axis:
+            if self.axis_through(chain, candidate) == axis:
                 return candidate
         return None
+
+    def axis_through(self, views: Sequence[int], axis: int | None) -> int | None:
+        """Where an axis of a base lies in the outermost of its views; None if it is lost."""
+        for v in reversed(views):
+            if axis is not None:
+                shapes = [self.ops[i].shape for i in self.ops[v].inputs]
+                axis = kept_axis(self.ops[v], 0, axis, shapes)
+        return axis
 
     def growth_of_atom(self, atom: int, sums: Sums) -> Value:
         """The growth of a committed variable: that of the rest of its relation, plus what the
@@ -337,7 +341,10 @@ class Bounds:
             if fact is None and r.holds(r.sum(self.values)):
                 fact, r.settled = r.over_integers(var, rest), True
             if fact is not None:
-                self.values[var], r.settled = intersection(fact, self.values[var]), True
+                r.settled = True
+                # What holds of another step must not be used before that step is reached.
+                if all(loop.keeps_steps(r) for loop in self.loops):
+                    self.values[var] = intersection(fact, self.values[var])
         for r in self.of_var.get(var, ()):
             # The sum itself may be known better than its terms, as where bits choose.
             if not r.settled and r.holds(self.values[var]):
@@ -350,14 +357,16 @@ class Bounds:
         op = self.ops[r.var]
         if op.kind != "affine":
             return r.sum(self.values, without=pivot) if sums is self.sums else None
-        terms, offset = {}, op.params[1]
+        terms, offset = [], op.params[1]
         for v, c in zip(op.inputs, op.params[0], strict=True):
             base, _, added = self.peeled(v)
             if base == pivot:
                 offset += c * added
             else:
-                terms[v] = c
-        return sums.total(terms, offset)
+                terms.append((v, c))
+        rest = sums.total(collected(terms), offset)
+        # A view may not have been visited yet, though what it shows was.
+        return r.sum(self.values, without=pivot) if rest is None and sums is self.sums else rest
 
     def forward(self, var: int) -> Value:
         """What an operation gives for operands in their intervals."""
@@ -390,9 +399,22 @@ class Bounds:
                 touched[id(r)] = r
         return [(r, r.waiting, r.settled) for r in touched.values()]
 
-    def restore(self, state: list[tuple[Relation, int, bool]]) -> None:
+    def restore(self, component: Iterable[int], state: list[tuple[Relation, int, bool]]) -> None:
+        """Back to where nothing is known of the variables of a loop."""
         for r, waiting, settled in state:
             r.waiting, r.settled = waiting, settled
+        for v in component:
+            if not self.given[v]:
+                self.values[v] = None
+
+    def views(self, var: int) -> list[int]:
+        """The views through which a term shows its base, the outermost first."""
+        chain = []
+        base = self.peeled(var)[0]
+        while var != base:
+            chain.append(var)
+            var = self.ops[var].inputs[0]
+        return chain
 
     def refuse(self, r: Relation) -> None:
         value = self.values[r.var]
@@ -459,16 +481,21 @@ def prove_bounds(program: Program) -> list[Value]:
 
 
 def _require_exact(program: Program, values: Sequence[Value], require) -> None:
-    """Linear functions of public values are evaluated in float64 by both sides."""
-    public = {p.var for p in program.inputs if not p.sealed}
+    """Linear functions of public values are evaluated in float64 by both sides. How large they are
+    follows from types and constants alone: a relation about them is among what is evaluated.
+    """
+    largest = {p.var: magnitude(DTYPE_RANGES[p.dtype]) for p in program.inputs if not p.sealed}
     for var, op in enumerate(program.ops):
-        linear = RULES[op.kind].cls == "linear" and all(i in public for i in op.inputs)
-        if op.kind != "constant" and not linear and var not in public:
+        if op.kind == "constant":
+            largest[var] = magnitude(values[var])
+        if RULES[op.kind].cls != "linear" or any(i not in largest for i in op.inputs):
             continue
-        public.add(var)
-        total = magnitude(values[var]) if values[var] else EXACT
+        operands = [largest[i] for i in op.inputs]
+        total = max(operands)
         if op.kind == "affine":
-            total = abs(op.params[1])
-            for i, c in zip(op.inputs, op.params[0], strict=True):
-                total += abs(c) * (magnitude(values[i]) if values[i] else EXACT)
+            weights = [abs(c) for c in op.params[0]]
+            total = abs(op.params[1]) + sum(map(mul, weights, operands))
+        elif op.kind == "sum":
+            total *= math.prod(program.shape(op.inputs[0])[a] for a in op.params[0])
+        largest[var] = total
         require(total < EXACT, "a public value is larger than fixed point holds", var)

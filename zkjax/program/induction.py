@@ -24,7 +24,7 @@ from zkjax.program.ops import RULES, ContractAxes, Op
 from zkjax.program.ops.linear import reshape_groups
 
 if TYPE_CHECKING:
-    from zkjax.program.bounds import Bounds
+    from zkjax.program.bounds import Bounds, Relation
 
 ATTEMPTS = 12
 LARGEST = 1 << 62  # carries that may exceed this are refused
@@ -125,6 +125,8 @@ class Loop:
         for v in component:
             for i in set(dependencies(v)):
                 self._uses.setdefault(i, []).append(v)
+        self._steps_kept: dict[int, bool] = {}
+        self.axes: dict[int, int] = {}  # of each variable the axis of the steps
         self.entering = self._entering()
 
     # Steps ------------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ class Loop:
                 if ops[v].kind == "shift" and axes[v] == 0:
                     entering.setdefault(ops[v].inputs[1], []).append(v)
             if len({bool(ops[v].params[0]) for shifts in entering.values() for v in shifts}) == 1:
+                self.axes = axes
                 return entering
         raise OverflowBoundError(
             "a value depends on itself, other than from step to step of a scan",
@@ -177,6 +180,19 @@ class Loop:
         shapes = [bounds.ops[i].shape for i in op.inputs]
         return [kept_axis(op, k, axis, shapes) for k, i in enumerate(op.inputs) if i == var]
 
+    def keeps_steps(self, relation: Relation) -> bool:
+        """Whether an entry of a relation is about one step of the loop only."""
+        bounds = self.bounds
+        if id(relation) not in self._steps_kept:
+            op = bounds.ops[relation.var]
+            places = set()
+            for v in op.inputs if op.kind == "affine" else (relation.var,):
+                base = bounds.peeled(v)[0]
+                if base in self.axes:
+                    places.add(bounds.axis_through(bounds.views(v), self.axes[base]))
+            self._steps_kept[id(relation)] = len(places) <= 1 and None not in places
+        return self._steps_kept[id(relation)]
+
     # Induction --------------------------------------------------------------------------------
 
     def within_a_step(self, var: int) -> Iterable[int]:
@@ -202,9 +218,11 @@ class Loop:
                 start[carry] = hull(start[carry], x)
         assumed = dict(start)
         for attempt in range(ATTEMPTS):
-            bounds.restore(state)
+            bounds.restore(self.component, state)
             bounds.assumed.update(assumed)
+            bounds.loops.append(self)
             bounds.order(self.component, self.within_a_step)
+            bounds.loops.pop()
             grown, needed = {}, dict(assumed)
             for carry, inside in assumed.items():
                 leaves = values[carry]

@@ -6,7 +6,7 @@ needed for growth, (a, c) with |value| <= a |base| + c, so they are written over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,14 @@ def limited(x: Value) -> Value:
     return None if x is None or magnitude(x) > LARGEST else x
 
 
+def collected(terms: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """{x: sum of its coefficients} of (x, coefficient)."""
+    total: dict[int, int] = {}
+    for var, c in terms:
+        total[var] = total.get(var, 0) + c
+    return total
+
+
 class Sums:
     """Values of ``affine`` operations, over any domain.
 
@@ -94,7 +102,7 @@ class Sums:
         """Of sum c_i x_i + offset: the plain sum, or the better of it and the hull over the values
         of bits that multiply something (a choice z + b (y - z) is within the hull of y and z).
         """
-        return self.total(dict(zip(op.inputs, op.params[0], strict=True)), op.params[1])
+        return self.total(collected(zip(op.inputs, op.params[0], strict=True)), op.params[1])
 
     def total(self, terms: dict[int, int], offset: int) -> Value:
         """The same of a sum given by its terms {x_i: c_i}."""
@@ -137,7 +145,7 @@ class Sums:
                 factor, inner = c * known[bit], self._ops[other]
                 added = {other: 1}
                 if inner.kind == "affine":
-                    added = dict(zip(inner.inputs, inner.params[0], strict=True))
+                    added = collected(zip(inner.inputs, inner.params[0], strict=True))
                     offset += factor * inner.params[1]
                 for v, k in added.items() if factor else ():
                     pending[v] = pending.get(v, 0) + factor * k

@@ -66,6 +66,7 @@ def _affine_shape(op: Op, *xs: Shape) -> Shape:
     right = are_integers(coefficients, len(xs), -MAX_INTEGER, MAX_INTEGER)
     require(right and is_integer(offset, -MAX_INTEGER, MAX_INTEGER), "the coefficients of a sum")
     require(len(set(xs)) == 1, "summands of different shapes")
+    require(len(set(op.inputs)) == len(op.inputs), "a summand that stands twice in a sum")
     return xs[0]
 
 

@@ -127,6 +127,8 @@ def _select(t: Tracer, eqn, predicate, *cases):
         t.builder.rely(predicate.var, 0, 1, compare)
     if len(cases) == 1:
         return [cases[0]]
+    if by_integers and isinstance(predicate, np.ndarray) and not np.isin(predicate, (0, 1)).all():
+        raise UnsupportedPrimitiveError(compare, t.where)
     if isinstance(predicate, np.ndarray):
         mask = np.broadcast_to(predicate, shape).astype(np.int64)
         if not mask.any():

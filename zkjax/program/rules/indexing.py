@@ -19,11 +19,12 @@ MOST_SELECTED = 1 << 16  # elements that are selected one by one; the statement 
 MOST_WEIGHTS = 1 << 22  # entries of the matrix of a linear map
 
 
-def _applied(eqn, operands: list[np.ndarray]) -> np.ndarray:
+def _applied(eqn, operands: list[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """What a primitive gives for (operand, indices, other operands)."""
     import jax
 
     with jax.ensure_compile_time_eval():
-        out = eqn.primitive.bind(*operands, **eqn.params)
+        out = eqn.primitive.bind(operands[0], indices, *operands[1:], **eqn.params)
     return np.asarray(out[0] if eqn.primitive.multiple_results else out)
 
 
@@ -51,12 +52,21 @@ def _flat(t: Tracer, value: Value, shape) -> Sym:
     return Sym(t.builder.reshape(s.var, (int(np.prod(shape, dtype=np.int64)),)), s.fraction)
 
 
-def selection(t: Tracer, eqn, source: Sym, numbered: list[np.ndarray]) -> Sym:
+def selection(t: Tracer, eqn, source: Sym, numbered: list[np.ndarray], indices: np.ndarray) -> Sym:
     """The elements of a flat ``source`` that a primitive gives when its operands are the numbers
     of their elements.
     """
     (count,), shape = t.builder.shape(source.var), eqn.outvars[0].aval.shape
-    chosen = _applied(eqn, numbered).reshape(-1)
+    found = _applied(eqn, numbered, indices)
+    moved = _applied(eqn, [n + n.dtype.type(1) for n in numbered], indices)
+    # What is no element, as what stands for an index out of bounds, does not move with the numbers.
+    if not np.array_equal(found + 1, moved):
+        raise UnsupportedPrimitiveError(
+            f"'{eqn.primitive.name}' gives more than elements here: an index is out of bounds, or "
+            "the elements are changed",
+            t.where,
+        )
+    chosen = found.reshape(-1)
     _require_small(t, eqn, chosen.size, MOST_SELECTED)
     if chosen.size and (chosen.min() < 0 or chosen.max() >= count or np.isnan(chosen).any()):
         raise UnsupportedPrimitiveError("a constant index is out of bounds", t.where)
@@ -76,12 +86,7 @@ def gathered(t: Tracer, eqn, x: Sym, indices: np.ndarray) -> Sym:
     """Any form of ``x[...]`` with constant indices."""
     shape = t.builder.shape(x.var)
     numbers = np.arange(np.prod(shape, dtype=np.int64), dtype=np.float64).reshape(shape)
-    # What stands for an index out of bounds may look like the number of an element. It does not
-    # move with the numbers.
-    found, moved = (_applied(eqn, [numbers + by, indices]) for by in (0, 1))
-    if not np.array_equal(found + 1, moved):
-        raise UnsupportedPrimitiveError("a constant index is out of bounds", t.where)
-    return selection(t, eqn, _flat(t, x, shape), [numbers, indices])
+    return selection(t, eqn, _flat(t, x, shape), [numbers], indices)
 
 
 @primitive("gather")
@@ -129,15 +134,22 @@ def _scatter(t: Tracer, eqn, x, indices, updates):
     shapes = [v.aval.shape for v in (eqn.invars[0], eqn.invars[2])]
     counts = [int(np.prod(s, dtype=np.int64)) for s in shapes]
     both = joined(t, [_flat(t, v, s) for v, s in zip((x, updates), shapes, strict=True)], 0)
-    dtype = eqn.invars[0].aval.dtype
-    numbers = np.arange(sum(counts))
-    if dtype.kind != "f" and numbers[-1] > np.iinfo(dtype).max:
+    dtype, body = eqn.invars[0].aval.dtype, eqn.params.get("update_jaxpr")
+    if body is not None and body.outvars[0] is not body.invars[1]:
+        raise UnsupportedPrimitiveError(
+            "an update that is computed from what was there cannot be proved; compute it first and "
+            "use .at[...].set",
+            t.where,
+        )
+    most = np.iinfo(dtype).max if dtype.kind in "iu" else 2**52 if dtype.kind == "f" else 0
+    if sum(counts) > most:
         raise UnsupportedPrimitiveError(
             f"an update of {dtype} of so many elements; zkjax.fixed.decode the integers first",
             t.where,
         )
-    first, second = np.split(numbers.astype(dtype), counts[:1])
-    return [selection(t, eqn, both, [first.reshape(shapes[0]), indices, second.reshape(shapes[1])])]
+    first, second = np.split(np.arange(sum(counts)).astype(dtype), counts[:1])
+    numbered = [first.reshape(shapes[0]), second.reshape(shapes[1])]
+    return [selection(t, eqn, both, numbered, indices)]
 
 
 @primitive("scatter-add", "scatter_add")
