@@ -20,7 +20,8 @@ from zkjax.field.goldilocks import P
 from zkjax.program.bounds import prove_bounds, undischarged
 from zkjax.program.builder import Builder
 from zkjax.program.normal_form import normal_form
-from zkjax.program.program import Port, Program
+from zkjax.program.ops import Op
+from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.statement import Statement
 from zkjax.program.tables import Table, range_table
 from zkjax.program.wellformed import require_well_formed
@@ -147,8 +148,10 @@ def test_relations_that_may_wrap_are_refused(name):
 
 
 def test_the_last_bound_that_does_not_wrap():
-    """X + 2^w < p, exactly: e - t can't be p."""
-    for offset, holds in ((P - 129, True), (P - 128, True), (P - 127, False)):
+    """X + 2^w < p, exactly: e - t can't be p, nor -p."""
+    upper = ((P - 129, True), (P - 128, True), (P - 127, False))
+    lower = ((130 - P, True), (129 - P, True), (128 - P, False))
+    for offset, holds in (*upper, *lower):
         b = Builder()
         x = confined(b)
         y = b.add("affine", [b.alias(x)], (4,), WIDE, (1,), offset)  # up to offset + 127
@@ -245,10 +248,11 @@ def test_obligations_are_shown_by_what_is_left():
     x = confined(b)
     b.rely(x, -128, 127, "")
     b.rely(x, -127, 127, "")
+    b.rely(x, -128, 126, "")
     b.rely(b.multiply(x, x), 0, 1 << 14, "")
     program = built(b, [(x, "int8", 0)], x)
-    assert undischarged(program, prove_bounds(program)) == [(0, -127, 127)]
-    with pytest.raises(OverflowBoundError, match="-127"):
+    assert undischarged(program, prove_bounds(program)) == [(0, -128, 126), (0, -127, 127)]
+    with pytest.raises(OverflowBoundError, match="126"):
         Statement(program).require_proven()
 
 
@@ -297,6 +301,7 @@ def test_steps_are_not_mixed():
         lambda b, c, _: b.add("reverse", [c], b.shape(c), WIDE, (0,)),
         lambda b, c, _: b.add("take", [c], b.shape(c), WIDE, 0, (1, 2, 3, 3), b.shape(c)),
         lambda b, c, _: b.transpose(b.reshape(c, (4, 4)), (1, 0)),
+        lambda b, c, _: b.affine([(c, 1), (b.transpose(c, (1, 0)), 1)]),
         lambda b, c, carry: b.affine([(carry, 3), (c, -1)]),
         lambda b, c, carry: b.affine([(b.alias(carry), 1), (c, 0)]),
     ):
@@ -338,16 +343,34 @@ def test_a_relation_between_steps_bounds_nothing_inside_the_loop(mixed):
 
 
 def test_nothing_is_left_from_an_attempt_at_a_loop():
-    """A view that another relation reaches before it is visited again: y <= 3 e + 2^16, growing."""
-    b = Builder()
-    x = confined(b)
-    carry, enters, y = recurrence(b, 3)
-    view = b.add("affine", [enters], (3,), WIDE, (1,), 0)
-    for e in (enters, view):
-        b.lookup(range_table(16), [b.add("affine", [y, e], (3,), WIDE, (1, -3), 0)], y)
-    b.require_zero(b.add("affine", [carry, y, view], (3,), WIDE, (1, -1, 0), 0), carry)
-    program = built(b, [(x, "int8", 0)], carry)
-    assert prove_bounds(program)[program.outputs[0].var][1] >= 65535 * 13
+    """A view that a relation looks at before it is visited again: y - 3 e in [0, 2^16), twice, so
+    that y may be 13 times as large in the third step.
+    """
+    n, eight, sixteen = 3, range_table(8), range_table(16)
+    ops = [
+        Op("input", (), (4,), (0,)),
+        Op("affine", (0,), (4,), ((1,), 128)),
+        Op("constant", (), (), (0,)),
+        Op("carry", (), (n,), (0,)),
+        Op("shift", (2, 3), (n,), (0,)),
+        Op("limb", (4,), (n,), (0, 16)),
+        Op("affine", (5, 4), (n,), ((1, -3), 0)),
+        Op("affine", (4,), (n,), ((1,), 0)),
+        Op("affine", (5, 7), (n,), ((1, -3), 0)),
+        Op("affine", (3, 5, 7), (n,), ((1, -1, 0), 0)),
+    ]
+    program = Program(
+        ops,
+        [np.zeros((), np.int64)],
+        [sixteen, eight],
+        [Lookup(0, (6,)), Lookup(0, (8,)), Lookup(1, (1,))],
+        [9],
+        [Port(0, "int8", 0, "x")],
+        [Port(3, "int64", -1, "")],
+    )
+    require_well_formed(program)
+    values = prove_bounds(program)
+    assert values[3][1] >= 65535 * 13 and values[7][1] >= 65535 * 4
 
 
 def test_coefficients_of_one_variable_add_up():
