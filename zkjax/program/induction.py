@@ -24,7 +24,8 @@ from zkjax.program.ops import RULES, ContractAxes, Op
 from zkjax.program.ops.linear import reshape_groups
 
 if TYPE_CHECKING:
-    from zkjax.program.bounds import Bounds, Relation
+    from zkjax.program.derivation import Bounds
+    from zkjax.program.relations import Relation
 
 ATTEMPTS = 12
 LARGEST = 1 << 62  # carries that may exceed this are refused
