@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -536,3 +539,45 @@ def test_what_jax_drops_is_not_proved():
     with pytest.raises(TraceError):
         zkjax.trace(lambda x: x + x)(zkjax.Private(np.ones(2, np.int8)))
     assert not zkjax.trace(fn)(zkjax.Private(np.ones(2, np.int8))).program.advice
+
+
+@pytest.mark.parametrize("kind", ["aliases", "doublings", "one long sum", "one long relation"])
+def test_the_cost_of_the_pass_is_linear(kind):
+    """Steps of Python for 4,000 operations are at most 6 times those for 1,000."""
+
+    def program(n: int) -> Program:
+        ops = [Op("input", (), (2,), (0,))]
+        zeros: list[int] = []
+        if kind == "aliases":
+            ops += [Op("alias", (i,), (2,)) for i in range(n)]
+            zeros = list(range(1, n + 1))
+        elif kind == "doublings":
+            ops += [Op("affine", (i,), (2,), ((2,), 1)) for i in range(n)]
+            zeros = list(range(1, n + 1))
+        else:
+            advised = kind == "one long relation"
+            each = [Op("limb" if advised else "alias", (0,), (2,), (0, 1) if advised else ())]
+            ops += each * n
+            ops.append(Op("affine", tuple(range(n + 1)), (2,), ((1,) * (n + 1), 0)))
+            zeros = [n + 1]
+        port = Port(0, "int8", -1, "x")
+        return Program(ops, [], [], [], zeros, [port], [Port(0, "int8", -1, "")])
+
+    def steps(n: int) -> int:
+        count, made = 0, program(n)
+
+        def trace(frame, event, arg):
+            nonlocal count
+            count += event in ("line", "opcode")
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with contextlib.suppress(OverflowBoundError):
+                prove_bounds(made)
+        finally:
+            sys.settrace(before)
+        return count
+
+    assert steps(4000) <= 6 * steps(1000)

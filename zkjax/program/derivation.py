@@ -10,6 +10,7 @@ from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.induction import Growth, Loop, components, kept_axis
 from zkjax.program.intervals import (
     INTERVALS,
+    LARGEST,
     Interval,
     Sums,
     Value,
@@ -38,6 +39,7 @@ class Bounds:
         program = self.program
         self.ops = program.ops
         self.values = [None] * len(self.ops)
+        self._peeled = self._peel()
         self.atoms = {
             v
             for v, op in enumerate(self.ops)
@@ -78,14 +80,22 @@ class Bounds:
 
     def peeled(self, var: int) -> tuple[int, int, int]:
         """(base, c, offset): the variable is a view of c base + offset."""
-        c, offset = 1, 0
-        while True:
-            op = self.ops[var]
-            if op.kind == "affine" and len(op.inputs) == 1:
-                offset, c = offset + c * op.params[1], c * op.params[0][0]
-            elif op.kind not in VIEWS:
-                return var, c, offset
-            var = op.inputs[0]
+        return self._peeled[var]
+
+    def _peel(self) -> list[tuple[int, int, int]]:
+        """The same of all variables; not through numbers too large to be of use."""
+        peeled: list[tuple[int, int, int]] = []
+        for var, op in enumerate(self.ops):
+            shown = (var, 1, 0)
+            if op.kind in VIEWS:
+                shown = peeled[op.inputs[0]]
+            elif op.kind == "affine" and len(op.inputs) == 1:
+                base, c, offset = peeled[op.inputs[0]]
+                (k,), added = op.params
+                if max(abs(k * c), abs(k * offset + added)) <= LARGEST:
+                    shown = base, k * c, k * offset + added
+            peeled.append(shown)
+        return peeled
 
     def _relation(self, var: int, low: int, high: int) -> Relation:
         op, terms, offset = self.ops[var], [], 0
@@ -229,10 +239,11 @@ class Bounds:
         """
         found: dict[int, Relation] = {}
         for r in self.relations:
+            last = max((u for u, k in r.terms if k and not self.given[u]), default=-1)
             for v, c in r.terms:
                 if v not in self.atoms or self.given[v] or abs(c) != 1:
                     continue
-                before = all(u < v or self.given[u] for u, k in r.terms if k and u != v)
+                before = v == last
                 carried = self.ops[v].kind == "carry" and r.low == r.high == 0
                 if (before or carried) and v not in found:
                     found[v] = r
@@ -336,6 +347,7 @@ class Bounds:
         while var != base:
             chain.append(var)
             var = self.ops[var].inputs[0]
+        self.spend(len(chain))
         return chain
 
     def refuse(self, r: Relation) -> None:

@@ -278,6 +278,7 @@ def growth(
     Norms are maxima over the elements. What does not depend on the entering values linearly counts
     as a constant: its bound.
     """
+    bounds.spend(len(component))
     ops, values = bounds.ops, bounds.values
     known: dict[int, Growth | None] = {
         v: (1, 0) if c == carry else (0, magnitude(values[v]))
