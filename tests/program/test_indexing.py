@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import zkjax
 from zkjax import fixed
 from zkjax.errors import TraceError
 from zkjax.program.trace import trace_call
+from zkjax.program.tracer import PRIMITIVES, Sym, Tracer
 
 X = np.array([[3, -7, 11, 2], [-5, 13, -128, 127], [1, 0, 6, -9]], np.int8)
 ROWS, COLUMNS = np.array([2, 0, 2]), np.array([1, 3, 3])
@@ -128,7 +130,12 @@ def test_what_depends_on_data_or_is_too_large_is_refused(fn):
     assert "test_indexing.py" in str(caught.value)
 
 
-def test_the_branch_of_a_value_that_is_no_bit_is_refused():
-    """Nothing is assumed of an index: that it is 0 or 1 has to follow."""
-    program = trace_call(FUNCTIONS["a branch by data"], (zkjax.Private(X),)).statement.program
-    assert (0, 1) in {(low, high) for _, low, high in program.obligations}
+def test_the_index_of_a_branch_has_to_be_shown_to_be_a_bit():
+    """JAX clamps it; the rule relies on that and says so."""
+    t = Tracer()
+    index, x = (Sym(t.builder.input(i, (), "int8", str(i)), 0) for i in range(2))
+    same = jax.make_jaxpr(lambda v: v)(np.int8(0))
+    negative = jax.make_jaxpr(lambda v: -v.astype(jnp.int32))(np.int8(0))
+    eqn = SimpleNamespace(params={"branches": (same, negative)}, outvars=same.jaxpr.outvars)
+    PRIMITIVES["cond"](t, eqn, index, x)
+    assert (index.var, 0, 1) in {(o.var, o.low, o.high) for o in t.builder.obligations}
