@@ -6,10 +6,10 @@ differentiate. ``f`` and the range of ``k`` are inferred when a function is trac
 """
 
 from zkjax.fixed.functions import (
-    cross_entropy,
     divide,
     embed,
     exp,
+    locate,
     log,
     lookup,
     max,
@@ -18,20 +18,26 @@ from zkjax.fixed.functions import (
     rsqrt,
     sigmoid,
     silu,
-    softmax,
 )
+from zkjax.fixed.norm import inverse_rms, rms_normalize
 from zkjax.fixed.rounding import (
     Format,
+    Scale,
     constant,
     cotangent_format,
     decode,
     encode,
     quantize,
     round,
+    round_cotangent,
+    round_value,
+    significant,
 )
+from zkjax.fixed.softmax import cross_entropy, softmax
 
 __all__ = [
     "Format",
+    "Scale",
     "constant",
     "cotangent_format",
     "cross_entropy",
@@ -40,15 +46,21 @@ __all__ = [
     "embed",
     "encode",
     "exp",
+    "inverse_rms",
+    "locate",
     "log",
     "lookup",
     "max",
     "onehot",
     "quantize",
     "reciprocal",
+    "rms_normalize",
     "round",
+    "round_cotangent",
+    "round_value",
     "rsqrt",
     "sigmoid",
+    "significant",
     "silu",
     "softmax",
 ]

@@ -64,7 +64,7 @@ MOVES = {  # their results are some of their operands' elements
     "transpose",
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
-KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
+KEEP_SYMBOLIC = {"scan", "zk_lookup", "zk_locate"}  # not evaluated at trace time even if all operands are known
 
 
 @dataclass(frozen=True)

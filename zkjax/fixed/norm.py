@@ -1,0 +1,108 @@
+"""The inverse root mean square over an axis, and x times it, for means of any size.
+
+1 / sqrt(mean(x^2) + eps) is a step function (``fixed.locate``) of the exact sum of squares: its
+steps are 2^-10 of the argument, so it is within 2^-12 of itself from the smallest sum to the
+largest, and neither 1 / size nor eps is rounded.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zkjax.fixed.functions import locate
+from zkjax.fixed.rounding import Format, current_cotangent_format, round_value, significant
+from zkjax.program.tables import Table, round_exactly, step_table
+
+STEP = 10  # bits of the argument that a row of the table resolves
+LARGEST = 1 << 52  # sum of squares, in units
+NARROW = 16  # bits of a cotangent whose products with weights and values need no rounding
+
+
+@cache
+def inverse_rms_table(size: int, in_fraction: int, eps: float, fraction: int) -> Table:
+    """1 / sqrt(S 2^-in_fraction / size + eps), ``fraction`` bits, for 1 <= S <= 2^52 (0 <= S if eps
+    is positive): the value at the middle of each row's interval.
+    """
+    dense = np.arange(0 if eps > 0 else 1, 1 << STEP, dtype=np.int64)
+    octaves = LARGEST.bit_length() - 1 - STEP
+    within = (1 << STEP) + np.arange(1 << STEP, dtype=np.int64)
+    firsts = np.concatenate([dense, *(within << k for k in range(octaves))])
+    lasts = np.append(firsts[1:] - 1, LARGEST)
+
+    def exact(i: int) -> Decimal:
+        middle = (Decimal(int(firsts[i])) + Decimal(int(lasts[i]))) / 2
+        mean = middle / Decimal(2**in_fraction) / size + Decimal(eps)
+        return Decimal(2**fraction) / mean.sqrt()
+
+    name = f"inverse rms of {size}, eps {eps:g}, {in_fraction} to {fraction} bits"
+    mean = (firsts + lasts) * 0.5 * 2.0**-in_fraction / size + eps
+    return step_table(name, firsts, LARGEST, round_exactly(2.0**fraction / np.sqrt(mean), exact, name))
+
+
+def inverse_rms(x, in_fraction: int, eps: float, fraction: int):
+    """1 / sqrt(mean(x^2) + eps) over the last axis, kept with size 1; x has at most ``in_fraction``
+    fraction bits.
+
+    Within 2^-12 of it, relatively, plus 2^-(fraction + 1), for a sum of squares of at most 2^(52 -
+    2 in_fraction). Not differentiable; ``rms_normalize`` is.
+    """
+    table = inverse_rms_table(x.shape[-1], 2 * in_fraction, float(eps), fraction)
+    total = jnp.sum(x * x, axis=-1, keepdims=True)
+    return locate(total, table, 2 * in_fraction, (fraction,))[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
+def _normalize(x, statistic, eps, inverse, out, cotangent, site):
+    return _normalize_fwd(x, statistic, eps, inverse, out, cotangent, site)[0]
+
+
+def _normalize_fwd(x, statistic, eps, inverse, out, cotangent, site):
+    squared = round_value(x, *statistic, site=site and f"{site}.statistic")
+    scale = inverse_rms(squared, statistic.fraction, eps, inverse)
+    y = round_value(x * scale, *out, site=site)
+    return y, (y, scale)
+
+
+def _normalize_bwd(statistic, eps, inverse, out, cotangent, site, residuals, ct):
+    """scale (ct - y mean(ct y)), the difference rounded to the cotangent format."""
+    y, scale = residuals
+    site = f"{site} (backward)" if site else ""
+    if cotangent.bits > NARROW:
+        ct = round_value(ct, *cotangent, site=site)
+    mean = jnp.sum(ct * y, axis=-1, keepdims=True) * significant(1 / y.shape[-1])
+    mean = round_value(mean, cotangent.fraction, 32, site=site)
+    return (round_value(ct - y * mean, *cotangent, site=site) * scale,)
+
+
+_normalize.defvjp(_normalize_fwd, _normalize_bwd)
+
+
+def rms_normalize(
+    x,
+    eps: float,
+    statistic: Format,
+    inverse: int,
+    out: Format,
+    cotangent: Format | None = None,
+    site: str = "",
+):
+    """x / sqrt(mean(x^2) + eps) over the last axis, rounded to ``out``.
+
+    Args:
+      statistic: the format in which x is squared; a coarse one lets many wide values be added.
+      inverse: fraction bits of the inverse root mean square.
+      cotangent: what the backward pass rounds to (default: ``cotangent_format``). One of at most 16
+        bits is rounded to once: what enters the backward pass should be a value of that size times
+        one of 16 bits at most. A wider one is rounded to where it enters too.
+      site: a name for this place, for messages.
+    Returns:
+      Values within 2^-12 of the real ones, relatively, plus |x| 2^-(inverse + 1), the rounding to
+      ``out``, and what rounding x to ``statistic`` changes in the mean square.
+    """
+    form = cotangent or current_cotangent_format()
+    return _normalize(x, Format(*statistic), float(eps), inverse, Format(*out), Format(*form), site)
