@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +20,7 @@ import numpy as np
 
 from zkjax import fixed
 from zkjax.fixed import Format, Scale
-from zkjax.fixed.sites import observe
-
-
-class Site(NamedTuple):
-    """How a named place of a model rounds.
-
-    Attributes:
-      forward, backward: the formats of the value and of its cotangent.
-      forward_shifts, backward_shifts: for each layer the number of further fraction bits; the range
-        of the format shrinks by as much. Empty where all layers are alike.
-    """
-
-    forward: Format = Format(11, 16)
-    backward: Format = Format(20, 24)
-    forward_shifts: tuple[int, ...] = ()
-    backward_shifts: tuple[int, ...] = ()
+from zkjax.fixed.sites import Site, observe
 
 
 # What differs from ``Site()`` where nothing was calibrated. These suit small activations: |x| < 16

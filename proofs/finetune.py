@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import zkjax
 from zkjax import fixed
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig
@@ -33,8 +34,9 @@ class FineTuning:
 
     Attributes:
       numerics: fixed point to prove, ``Float`` for the same computation in floating point.
-      loss_scale: a power of two that multiplies the loss before differentiation and is divided out
-        of the gradient, so that small cotangents keep their bits.
+      loss_scale: a power of two that multiplies the sum of all losses before differentiation and is
+        divided out of the gradient, so that cotangents have the size that their formats expect. Of
+        the sum and not the mean: then it does not depend on the size of a batch.
       weight_fractions: fraction bits of stored base weights by dotted name, where they differ from
         12.
     """
@@ -42,7 +44,7 @@ class FineTuning:
     model: LlamaConfig = field(default_factory=LlamaConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     numerics: Numerics = field(default_factory=FixedPoint)
-    loss_scale: float = 16.0
+    loss_scale: float = 2.0**-4
     weight_fractions: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -105,15 +107,38 @@ def bind(config: LlamaConfig, base: Any) -> Llama:
     return nnx.merge(graph, state)
 
 
+def make_logits(run: FineTuning) -> Callable:
+    """(decoded base, decoded adapter, tokens (batch, length)) -> logits."""
+
+    def logits(base, adapter, tokens):
+        return bind(run.model, base)(tokens, adapter, run.lora.scale, run.numerics)
+
+    return logits
+
+
+def make_checked_logits(run: FineTuning) -> Callable:
+    """(stored base, stored adapter, tokens (batch, length)) -> fixed-point logits as float64, with
+    the range checks of a proof.
+    """
+    logits, fraction = make_logits(run), run.numerics.site("logits").forward.fraction
+
+    @zkjax.provable
+    def stored(base, adapter, tokens):
+        masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
+        return fixed.encode(logits(decode_base(run, base), masters, tokens), fraction)
+
+    return lambda *args: np.asarray(stored(*args)) * 2.0**-fraction
+
+
 def make_losses(run: FineTuning) -> Callable:
     """(decoded base, decoded adapter, tokens (batch, length + 1)) -> cross-entropy of every
     prediction, (batch, length).
     """
 
+    logits = make_logits(run)
+
     def losses(base, adapter, tokens):
-        model = bind(run.model, base)
-        logits = model(tokens[:, :-1], adapter, run.lora.scale, run.numerics)
-        return run.numerics.cross_entropy(logits, tokens[:, 1:])
+        return run.numerics.cross_entropy(logits(base, adapter, tokens[:, :-1]), tokens[:, 1:])
 
     return losses
 
@@ -129,35 +154,47 @@ def make_loss(run: FineTuning) -> Callable:
     return loss
 
 
+def make_gradient(run: FineTuning) -> Callable:
+    """(decoded base, decoded adapter, tokens) -> (gradient of the mean loss, mean loss), in the
+    run's arithmetic.
+    """
+    losses, numerics = make_losses(run), run.numerics
+
+    def gradient(base, adapter, tokens):
+        count = tokens.shape[0] * (tokens.shape[1] - 1)
+
+        def scaled(adapter):
+            total = jnp.sum(losses(base, adapter, tokens))
+            return total * run.loss_scale, total
+
+        grads, total = jax.grad(scaled, has_aux=True)(adapter)
+        mean = numerics.constant(1.0 / (count * run.loss_scale))
+        grads = jax.tree.map(lambda g: numerics.round_value(g * mean, "gradient"), grads)
+        return grads, total * numerics.constant(1.0 / count)
+
+    return gradient
+
+
 def make_step(run: FineTuning) -> Callable:
     """One step of SGD on the adapter, as a provable function of stored integers.
 
     The function takes (base, adapter, tokens, learning_rate) as ``store_*`` make them and returns
     (new adapter, loss with 16 fraction bits as int32).
 
-    What is differentiated is the sum of all losses times a power of two near loss_scale / count, so
-    that cotangents keep few bits; the rest of the factor meets the gradient when that is rounded.
+    What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
+    factor meets the gradient when that is rounded.
     """
-    losses = make_losses(run)
+    gradient = make_gradient(run)
 
     def step(base, adapter, tokens, learning_rate):
         weights = decode_base(run, base)
         masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
         rate = fixed.decode(learning_rate, RATE_FRACTION)
-        count = tokens.shape[0] * (tokens.shape[1] - 1)
-        factor = run.loss_scale * 2.0 ** -(count - 1).bit_length()
-
-        def scaled(masters):
-            total = jnp.sum(losses(weights, masters, tokens))
-            return total * factor, total
-
-        grads, total = jax.grad(scaled, has_aux=True)(masters)
-        mean = run.numerics.constant(1.0 / (count * factor))
-        grads = jax.tree.map(lambda g: run.numerics.round_value(g * mean, "gradient"), grads)
+        grads, loss = gradient(weights, masters, tokens)
         optimizer = sgd(rate)
         updates, _ = optimizer.update(grads, optimizer.init(masters), masters)
         new = apply_updates(masters, updates)
         stored = jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new)
-        return stored, fixed.encode(total * run.numerics.constant(1.0 / count), LOSS_FRACTION)
+        return stored, fixed.encode(loss, LOSS_FRACTION)
 
     return step

@@ -20,6 +20,7 @@ from zkjax.program.tables import Table, round_exactly, step_table
 
 STEP = 10  # bits of the argument that a row of the table resolves
 LARGEST = 1 << 52  # sum of squares, in units
+FINER = 4  # bits more of the mean that a backward pass subtracts, of which there are few
 NARROW = 16  # bits of a cotangent whose products with weights and values need no rounding
 
 
@@ -75,7 +76,7 @@ def _normalize_bwd(statistic, eps, inverse, out, cotangent, site, residuals, ct)
     if cotangent.bits > NARROW:
         ct = round_value(ct, *cotangent, site=site)
     mean = jnp.sum(ct * y, axis=-1, keepdims=True) * significant(1 / y.shape[-1])
-    mean = round_value(mean, cotangent.fraction, 32, site=site)
+    mean = round_value(mean, cotangent.fraction + FINER, cotangent.bits + FINER, site=site)
     return (round_value(ct - y * mean, *cotangent, site=site) * scale,)
 
 

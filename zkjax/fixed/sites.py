@@ -7,10 +7,10 @@ how large the values at each place were, and their cotangents, separately for th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,24 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from zkjax.fixed.rounding import Format
 from zkjax.program.recording import record_sites
+
+
+class Site(NamedTuple):
+    """How a named place rounds.
+
+    Attributes:
+      forward, backward: the formats of the value and of its cotangent.
+      forward_shifts, backward_shifts: for each layer the number of further fraction bits; the range
+        of the format shrinks by as much. Empty where all layers are alike.
+    """
+
+    forward: Format = Format(11, 16)
+    backward: Format = Format(20, 24)
+    forward_shifts: tuple[int, ...] = ()
+    backward_shifts: tuple[int, ...] = ()
+
 
 site_p = Primitive("zk_site")
 site_p.def_impl(lambda x, *, name, way: x)
@@ -51,16 +68,18 @@ class Seen:
 
     Attributes:
       largest: of the magnitudes.
-      mean_square: of the values.
+      typical: their size where nothing stands out, mean(sqrt |x|)^2: one massive entry hardly
+        moves it.
     """
 
     largest: np.ndarray
-    mean_square: np.ndarray
+    typical: np.ndarray
 
-    def join(self, other: Seen, weight: float) -> Seen:
-        """Of two runs, the second counting ``weight`` of the whole."""
-        mean = (1 - weight) * self.mean_square + weight * other.mean_square
-        return Seen(np.maximum(self.largest, other.largest), mean)
+    def join(self, other: Seen) -> Seen:
+        """Of two runs or places: the larger range, the smaller typical size."""
+        return Seen(
+            np.maximum(self.largest, other.largest), np.minimum(self.typical, other.typical)
+        )
 
 
 def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str], Seen]]]:
@@ -89,8 +108,79 @@ def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str],
             seen = Seen(rows[:, 0], rows[:, 1])
             name = names[number]
             if name in found and found[name].largest.shape == seen.largest.shape:
-                seen = found[name].join(seen, 0.5)
+                seen = found[name].join(seen)
             found[name] = seen
         return out_tree.unflatten(outputs), found
 
     return run
+
+
+ROOM = 0.75  # bits by which a value may exceed what was seen
+COTANGENT_ROOM = 2.0
+PRECISION = 11  # bits of a typical value that rounding leaves
+COTANGENT_PRECISION = 8
+SLACK = {"forward": 1, "backward": 2}  # bits less that are as good, if they save a lookup
+
+
+def choose(
+    seen: Mapping[tuple[str, str], Seen],
+    known: Mapping[str, Site],
+    *,
+    narrow: Collection[str] = (),
+    uniform: Callable[[str], bool] = lambda name: False,
+    room: float = ROOM,
+    precision: int = PRECISION,
+) -> dict[str, Site]:
+    """Formats for the sites of a function from what was seen there.
+
+    A format holds 2^room times the largest value seen (a cotangent's, four times). It has 16 bits,
+    which cost one lookup, if rounding then leaves ``precision`` bits of a typical value (8 of a
+    cotangent); else so many that it does. Where the steps of a scan differ so much that shifts by
+    step save a lookup, it has shifts.
+
+    Args:
+      known: formats of sites at which only zeros were seen, and of ways that were not seen.
+      narrow: sites that must have 16 bits, because tables are looked up by their values.
+      uniform: whether a site can have no shifts.
+    """
+    found = {}
+    for name in dict.fromkeys(name for name, _ in seen):
+        site = known.get(name, Site())
+        for way in ("forward", "backward"):
+            if (name, way) not in seen or not seen[name, way].largest.any():
+                continue
+            sizes = seen[name, way]
+            if uniform(name):
+                sizes = Seen(sizes.largest.max(keepdims=True), sizes.typical.min(keepdims=True))
+            spare, wanted = (room, precision) if way == "forward" else (
+                COTANGENT_ROOM,
+                COTANGENT_PRECISION,
+            )
+            only = name in narrow and way == "forward"
+            form, shifts = _format(sizes, spare, wanted, SLACK[way], only)
+            site = site._replace(**{way: form, f"{way}_shifts": shifts})
+        found[name] = site
+    return found
+
+
+def _format(seen: Seen, room: float, precision: int, slack: int, narrow: bool):
+    """The format, and the shifts by step, of one way through a site."""
+    largest = np.maximum(seen.largest, seen.largest.max() * 2.0**-20)
+    typical = np.maximum(seen.typical, largest * 2.0**-12)
+    whole = np.ceil(np.log2(largest) + room).astype(int)
+    # Rounding to f bits adds an error of standard deviation 2^-f / sqrt(12).
+    needed = np.ceil(precision - np.log2(typical) - np.log2(12) / 2).astype(int)
+    together = int(whole.max() + needed.max()) + 1
+    by_step = int((whole + needed).max()) + 1
+    if narrow or together - slack <= 16:
+        return Format(15 - int(whole.max()), 16), ()
+    if _lookups(by_step - slack) < _lookups(together):
+        fractions = 15 - whole if by_step - slack <= 16 else needed
+        least = int(fractions.min())
+        bits = int((whole + fractions).max()) + 1
+        return Format(least, bits), tuple(int(f) - least for f in fractions)
+    return Format(int(needed.max()), together), ()
+
+
+def _lookups(bits: int) -> int:
+    return -(-bits // 16)

@@ -219,6 +219,10 @@ class Builder:
         inside = self.shape(var)
         if tuple(shape) == inside and list(dims) == list(range(len(inside))):
             return var
+        op = self.ops[var]
+        if op.kind == "broadcast":  # one that adds axes, then one that widens them, are one
+            var, inside = op.inputs[0], op.params[1]
+            dims = [dims[d] for d in op.params[0]]
         return self.add("broadcast", [var], shape, self.bounds[var], tuple(dims), inside)
 
     def reshape(self, var: int, shape: Shape) -> int:

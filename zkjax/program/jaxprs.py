@@ -77,6 +77,7 @@ def known_array(value) -> np.ndarray:
 
 
 _PACKAGES: list[str] = []
+_OWN_USERS = ("models", "proofs")  # of our own folders: what they compute is a user's to read
 
 
 def _library_folders() -> list[str]:
@@ -87,11 +88,6 @@ def _library_folders() -> list[str]:
             except ImportError:
                 continue
             _PACKAGES.extend(os.path.abspath(folder) + os.sep for folder in module.__path__)
-        # The arithmetic of our own models is not where a user looks either.
-        home = importlib.util.find_spec("zkjax.models")
-        if home is not None and home.submodule_search_locations:
-            folder = os.path.abspath(home.submodule_search_locations[0])
-            _PACKAGES.append(os.path.join(folder, "numerics.py"))
     return _PACKAGES
 
 
@@ -100,10 +96,17 @@ def source_line(eqn) -> str:
     traceback = getattr(eqn.source_info, "traceback", None)
     if traceback is None:
         return ""
-    folders = _library_folders()
     for frame in traceback.frames:
         name = frame.file_name
-        if name.startswith("<") or os.path.abspath(name).startswith(tuple(folders)):
-            continue
-        return f"{name}:{frame.line_num} ({frame.function_name})"
+        if not name.startswith("<") and not _of_library(os.path.abspath(name)):
+            return f"{name}:{frame.line_num} ({frame.function_name})"
     return ""
+
+
+def _of_library(path: str) -> bool:
+    folder = next((f for f in _library_folders() if path.startswith(f)), None)
+    if folder is None:
+        return False
+    first, *rest = path[len(folder) :].split(os.sep)
+    ours = folder.endswith(f"{os.sep}zkjax{os.sep}") and first in _OWN_USERS
+    return not ours or rest[-1:] == ["numerics.py"]

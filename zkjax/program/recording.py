@@ -88,7 +88,7 @@ def record_sites(closed, inputs: Sequence[Any], names: dict[int, tuple[str, str]
     """Run a closed jaxpr and collect how large the values at its sites (``fixed.sites``) are.
 
     Returns:
-      the outputs, and {number of the site: (..., 2) largest magnitude and mean square}; ``names``
+      the outputs, and {number of the site: (..., 2) largest magnitude and mean(sqrt |x|)^2}; ``names``
       is filled with (name, "forward" or "backward").
     """
 
@@ -99,7 +99,10 @@ def record_sites(closed, inputs: Sequence[Any], names: dict[int, tuple[str, str]
             return []
         names[number] = eqn.params["name"], eqn.params["way"]
         (x,) = operands
-        return [jnp.stack([jnp.max(jnp.abs(x)), jnp.mean(jnp.square(x))])]
+        size = jnp.abs(x)
+        other = jnp.maximum(jnp.sum(size > 0), 1)  # masked entries say nothing of the rest
+        typical = jnp.square(jnp.sum(jnp.sqrt(size)) / other)
+        return [jnp.stack([jnp.max(size), typical])]
 
     return _observed(closed, inputs, sizes)
 

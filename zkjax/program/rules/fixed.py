@@ -38,16 +38,16 @@ def _round(t: Tracer, eqn, x):
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
         b.rely(y.var, -half, half - 1, f"fixed.round(bits={bits})", check=True)
         return [y]
+    place = f"site {eqn.params['site']}, " if eqn.params["site"] else ""
     if s + bits > FIELD_BITS:
         raise OverflowBoundError(
-            f"rounding drops {s} bits and keeps {bits}; together they must not exceed {FIELD_BITS}",
+            f"{place}rounding drops {s} bits and keeps {bits}; together they must not exceed "
+            f"{FIELD_BITS}",
             t.where,
         )
     # Named by its bits too: a check of one rounding must not outlive it in another.
     y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s, key=bits)
-    note = f"fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
-    if eqn.params["site"]:
-        note = f"site {eqn.params['site']}, {note}"
+    note = f"{place}fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
     rem = b.affine([(x.var, 1), (y, -(1 << s))], 1 << (s - 1), bound=(1 << s) - 1)
     b.range_check(rem, s, y, note)
