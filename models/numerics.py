@@ -161,7 +161,7 @@ class FixedPoint:
     def normalize(self, x, eps: float, site: str):
         form = self.site(site)
         statistic = self.site(f"{site}.statistic").forward
-        inverse = self.site(f"{site}.inverse").forward.fraction
+        inverse = self.site(f"{site}.inverse").forward
         return fixed.rms_normalize(x, eps, statistic, inverse, form.forward, form.backward, site)
 
     def silu(self, x, site: str):

@@ -178,7 +178,7 @@ def calibrate(
     adapter: Any,
     batches: Iterable[np.ndarray],
     *,
-    room: float = ROOM,
+    room: float = 0.0,
     stored: Mapping[str, int] | None = None,
     progress=lambda done: None,
 ) -> Calibration:
@@ -189,7 +189,7 @@ def calibrate(
       parameters: base weights (nested dict of floats).
       adapter: master weights (floats) at which to look.
       batches: (batch, length + 1) tokens each.
-      room: bits by which values may exceed what was seen.
+      room: bits of range to add to what is usual.
       stored: fraction bits of the stored base weights; chosen if not given.
     """
     watched = replace(run, numerics=Observed())
@@ -236,13 +236,14 @@ def _norms(run: FineTuning, seen, sites: dict[str, Site], fractions) -> dict[str
     found = {}
     for name in ("attention_norm", "mlp_norm", "final_norm"):
         largest = seen[f"{name}.statistic", "forward"].largest.max()
-        whole = int(np.ceil(np.log2(largest) + ROOM))
+        whole = int(np.ceil(np.log2(largest) + ROOM["forward"]))
         # Two factors, and half of 2^52 for what a sum of squares of one large entry leaves.
         fraction = min(stream, (60 - size) // 2 - whole)
         found[f"{name}.statistic"] = Site(Format(fraction, whole + fraction + 1))
         inverse = seen[f"{name}.inverse", "forward"]
-        least = -float(np.log2(np.maximum(inverse.typical.min(), 2.0**-30)))
-        found[f"{name}.inverse"] = Site(Format(int(np.ceil(12 + max(least, 0))), 32))
+        fraction = int(np.ceil(12 + max(-float(np.log2(inverse.typical.min())), 0)))
+        whole = int(np.ceil(np.log2(inverse.largest.max()) + 2 * ROOM["forward"]))
+        found[f"{name}.inverse"] = Site(Format(fraction, fraction + max(whole, 1)))
     return found
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax.errors import OptionError
 from zkjax.fixed.functions import locate
 from zkjax.fixed.rounding import Format, current_cotangent_format, round_value, significant
 from zkjax.program.tables import Table, round_exactly, step_table
@@ -25,14 +26,19 @@ NARROW = 16  # bits of a cotangent whose products with weights and values need n
 
 
 @cache
-def inverse_rms_table(size: int, in_fraction: int, eps: float, fraction: int) -> Table:
-    """1 / sqrt(S 2^-in_fraction / size + eps), ``fraction`` bits, for 1 <= S <= 2^52 (0 <= S if eps
-    is positive): the value at the middle of each row's interval.
+def inverse_rms_table(size: int, in_fraction: int, eps: float, form: Format) -> Table:
+    """1 / sqrt(S 2^-in_fraction / size + eps) for S <= 2^52, where it fits the format's bits: the
+    value at the middle of each row's interval.
     """
+    fraction, bits = form
     dense = np.arange(0 if eps > 0 else 1, 1 << STEP, dtype=np.int64)
     octaves = LARGEST.bit_length() - 1 - STEP
     within = (1 << STEP) + np.arange(1 << STEP, dtype=np.int64)
     firsts = np.concatenate([dense, *(within << k for k in range(octaves))])
+    least = size * (4.0 ** (fraction - bits) - eps) * 2.0**in_fraction  # of sums that fit
+    firsts = firsts[np.searchsorted(firsts, least) :]
+    if not len(firsts):
+        raise OptionError(f"an inverse rms of {bits} bits with {fraction} fraction bits holds nothing")
     lasts = np.append(firsts[1:] - 1, LARGEST)
 
     def exact(i: int) -> Decimal:
@@ -42,19 +48,20 @@ def inverse_rms_table(size: int, in_fraction: int, eps: float, fraction: int) ->
 
     name = f"inverse rms of {size}, eps {eps:g}, {in_fraction} to {fraction} bits"
     mean = (firsts + lasts) * 0.5 * 2.0**-in_fraction / size + eps
-    return step_table(name, firsts, LARGEST, round_exactly(2.0**fraction / np.sqrt(mean), exact, name))
+    values = round_exactly(2.0**fraction / np.sqrt(mean), exact, name)
+    return step_table(name, firsts, LARGEST, values)
 
 
-def inverse_rms(x, in_fraction: int, eps: float, fraction: int):
+def inverse_rms(x, in_fraction: int, eps: float, form: Format):
     """1 / sqrt(mean(x^2) + eps) over the last axis, kept with size 1; x has at most ``in_fraction``
     fraction bits.
 
     Within 2^-12 of it, relatively, plus 2^-(fraction + 1), for a sum of squares of at most 2^(52 -
-    2 in_fraction). Not differentiable; ``rms_normalize`` is.
+    2 in_fraction) and a result below 2^(bits - fraction). Not differentiable; ``rms_normalize`` is.
     """
-    table = inverse_rms_table(x.shape[-1], 2 * in_fraction, float(eps), fraction)
+    table = inverse_rms_table(x.shape[-1], 2 * in_fraction, float(eps), Format(*form))
     total = jnp.sum(x * x, axis=-1, keepdims=True)
-    return locate(total, table, 2 * in_fraction, (fraction,))[0]
+    return locate(total, table, 2 * in_fraction, (form[0],))[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
@@ -75,8 +82,14 @@ def _normalize_bwd(statistic, eps, inverse, out, cotangent, site, residuals, ct)
     site = f"{site} (backward)" if site else ""
     if cotangent.bits > NARROW:
         ct = round_value(ct, *cotangent, site=site)
-    mean = jnp.sum(ct * y, axis=-1, keepdims=True) * significant(1 / y.shape[-1])
-    mean = round_value(mean, cotangent.fraction + FINER, cotangent.bits + FINER, site=site)
+    fine = cotangent.fraction + FINER, cotangent.bits + FINER
+    mantissa, exponent = np.frexp(1 / y.shape[-1])  # the power of two first: it costs no bits
+    total = jnp.sum(ct * y, axis=-1, keepdims=True) * 2.0 ** int(exponent)
+    mean = round_value(total, *fine, site=site)
+    if mantissa != 0.5:
+        mean = round_value(mean * significant(mantissa), *fine, site=site)
+    else:
+        mean = mean * 0.5
     return (round_value(ct - y * mean, *cotangent, site=site) * scale,)
 
 
@@ -87,7 +100,7 @@ def rms_normalize(
     x,
     eps: float,
     statistic: Format,
-    inverse: int,
+    inverse: Format,
     out: Format,
     cotangent: Format | None = None,
     site: str = "",
@@ -96,14 +109,15 @@ def rms_normalize(
 
     Args:
       statistic: the format in which x is squared; a coarse one lets many wide values be added.
-      inverse: fraction bits of the inverse root mean square.
+      inverse: the format of the inverse root mean square, which is positive.
       cotangent: what the backward pass rounds to (default: ``cotangent_format``). One of at most 16
         bits is rounded to once: what enters the backward pass should be a value of that size times
         one of 16 bits at most. A wider one is rounded to where it enters too.
       site: a name for this place, for messages.
     Returns:
-      Values within 2^-12 of the real ones, relatively, plus |x| 2^-(inverse + 1), the rounding to
+      Values within 2^-12 of the real ones, relatively, plus |x| 2^-(its fraction + 1), the rounding to
       ``out``, and what rounding x to ``statistic`` changes in the mean square.
     """
     form = cotangent or current_cotangent_format()
-    return _normalize(x, Format(*statistic), float(eps), inverse, Format(*out), Format(*form), site)
+    forms = Format(*statistic), float(eps), Format(*inverse), Format(*out), Format(*form)
+    return _normalize(x, *forms, site)

@@ -70,15 +70,27 @@ class Seen:
       largest: of the magnitudes.
       typical: their size where nothing stands out, mean(sqrt |x|)^2: one massive entry hardly
         moves it.
+      root_mean_square: their size on average.
     """
 
     largest: np.ndarray
     typical: np.ndarray
+    root_mean_square: np.ndarray
 
     def join(self, other: Seen) -> Seen:
-        """Of two runs or places: the larger range, the smaller typical size."""
+        """Of two runs or places: the larger range, the smaller sizes."""
         return Seen(
-            np.maximum(self.largest, other.largest), np.minimum(self.typical, other.typical)
+            np.maximum(self.largest, other.largest),
+            np.minimum(self.typical, other.typical),
+            np.minimum(self.root_mean_square, other.root_mean_square),
+        )
+
+    def over_steps(self) -> Seen:
+        """The same for all steps together."""
+        return Seen(
+            self.largest.max(keepdims=True),
+            self.typical.min(keepdims=True),
+            self.root_mean_square.min(keepdims=True),
         )
 
 
@@ -104,8 +116,7 @@ def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str],
         found: dict[tuple[str, str], Seen] = {}
         for number, values in records.items():
             values = np.asarray(values, dtype=np.float64)
-            rows = values.reshape(-1, 2)
-            seen = Seen(rows[:, 0], rows[:, 1])
+            seen = Seen(*values.reshape(-1, 3).T)
             name = names[number]
             if name in found and found[name].largest.shape == seen.largest.shape:
                 seen = found[name].join(seen)
@@ -115,11 +126,11 @@ def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str],
     return run
 
 
-ROOM = 0.75  # bits by which a value may exceed what was seen
-COTANGENT_ROOM = 2.0
-PRECISION = 11  # bits of a typical value that rounding leaves
-COTANGENT_PRECISION = 8
-SLACK = {"forward": 1, "backward": 2}  # bits less that are as good, if they save a lookup
+ROOM = {"forward": 0.75, "backward": 2.0}  # bits by which a value may exceed what was seen
+# Bits of a value that rounding leaves: of a typical one forward, since what is small counts where
+# it is multiplied by what is large; of the root mean square backward, since gradients are sums.
+PRECISION = {"forward": 11, "backward": 7}
+SLACK = 1  # bits less that are as good, if they save a lookup
 
 
 def choose(
@@ -128,20 +139,20 @@ def choose(
     *,
     narrow: Collection[str] = (),
     uniform: Callable[[str], bool] = lambda name: False,
-    room: float = ROOM,
-    precision: int = PRECISION,
+    room: float = 0.0,
+    precision: Mapping[str, int] = PRECISION,
 ) -> dict[str, Site]:
     """Formats for the sites of a function from what was seen there.
 
-    A format holds 2^room times the largest value seen (a cotangent's, four times). It has 16 bits,
-    which cost one lookup, if rounding then leaves ``precision`` bits of a typical value (8 of a
-    cotangent); else so many that it does. Where the steps of a scan differ so much that shifts by
-    step save a lookup, it has shifts.
+    A format holds more than the largest value seen, by ``ROOM``. It has 16 bits, which cost one
+    lookup, if rounding then leaves ``precision`` bits; else so many that it does. Where the steps of
+    a scan differ so much that shifts by step save a lookup, it has shifts.
 
     Args:
       known: formats of sites at which only zeros were seen, and of ways that were not seen.
       narrow: sites that must have 16 bits, because tables are looked up by their values.
       uniform: whether a site can have no shifts.
+      room: bits of range to add to ``ROOM``.
     """
     found = {}
     for name in dict.fromkeys(name for name, _ in seen):
@@ -151,31 +162,28 @@ def choose(
                 continue
             sizes = seen[name, way]
             if uniform(name):
-                sizes = Seen(sizes.largest.max(keepdims=True), sizes.typical.min(keepdims=True))
-            spare, wanted = (room, precision) if way == "forward" else (
-                COTANGENT_ROOM,
-                COTANGENT_PRECISION,
-            )
+                sizes = sizes.over_steps()
+            size = sizes.typical if way == "forward" else sizes.root_mean_square
             only = name in narrow and way == "forward"
-            form, shifts = _format(sizes, spare, wanted, SLACK[way], only)
+            form, shifts = _format(sizes.largest, size, ROOM[way] + room, precision[way], only)
             site = site._replace(**{way: form, f"{way}_shifts": shifts})
         found[name] = site
     return found
 
 
-def _format(seen: Seen, room: float, precision: int, slack: int, narrow: bool):
+def _format(largest, typical, room: float, precision: int, narrow: bool):
     """The format, and the shifts by step, of one way through a site."""
-    largest = np.maximum(seen.largest, seen.largest.max() * 2.0**-20)
-    typical = np.maximum(seen.typical, largest * 2.0**-12)
+    largest = np.maximum(largest, largest.max() * 2.0**-20)
+    typical = np.maximum(typical, largest * 2.0**-16)
     whole = np.ceil(np.log2(largest) + room).astype(int)
     # Rounding to f bits adds an error of standard deviation 2^-f / sqrt(12).
     needed = np.ceil(precision - np.log2(typical) - np.log2(12) / 2).astype(int)
     together = int(whole.max() + needed.max()) + 1
     by_step = int((whole + needed).max()) + 1
-    if narrow or together - slack <= 16:
+    if narrow or together - SLACK <= 16:
         return Format(15 - int(whole.max()), 16), ()
-    if _lookups(by_step - slack) < _lookups(together):
-        fractions = 15 - whole if by_step - slack <= 16 else needed
+    if _lookups(by_step - SLACK) < _lookups(together):
+        fractions = 15 - whole if by_step - SLACK <= 16 else needed
         least = int(fractions.min())
         bits = int((whole + fractions).max()) + 1
         return Format(least, bits), tuple(int(f) - least for f in fractions)

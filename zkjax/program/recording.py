@@ -88,8 +88,9 @@ def record_sites(closed, inputs: Sequence[Any], names: dict[int, tuple[str, str]
     """Run a closed jaxpr and collect how large the values at its sites (``fixed.sites``) are.
 
     Returns:
-      the outputs, and {number of the site: (..., 2) largest magnitude and mean(sqrt |x|)^2}; ``names``
-      is filled with (name, "forward" or "backward").
+      the outputs, and {number of the site: (..., 3) largest magnitude, mean(sqrt |x|)^2 and
+      sqrt(mean(x^2)), the means of entries that are not 0}; ``names`` is filled with (name,
+      "forward" or "backward").
     """
 
     def sizes(eqn, operands, results, number: int, where: str) -> list:
@@ -100,9 +101,9 @@ def record_sites(closed, inputs: Sequence[Any], names: dict[int, tuple[str, str]
         names[number] = eqn.params["name"], eqn.params["way"]
         (x,) = operands
         size = jnp.abs(x)
-        other = jnp.maximum(jnp.sum(size > 0), 1)  # masked entries say nothing of the rest
-        typical = jnp.square(jnp.sum(jnp.sqrt(size)) / other)
-        return [jnp.stack([jnp.max(size), typical])]
+        count = jnp.maximum(jnp.sum(size > 0), 1)  # masked entries say nothing of the rest
+        typical = jnp.square(jnp.sum(jnp.sqrt(size)) / count)
+        return [jnp.stack([jnp.max(size), typical, jnp.sqrt(jnp.sum(x * x) / count)])]
 
     return _observed(closed, inputs, sizes)
 
