@@ -22,7 +22,7 @@ from flax import nnx
 
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.numerics import FixedPoint, Float, Numerics
-from zkjax.models.rotary import rotary_tables
+from zkjax.models.rotary import rotary_tables, score_scale
 
 Adapter = dict[str, dict[str, Any]]
 Deltas = Callable[[str, Any], dict[str, Any]]  # (input group, x) -> {target: added to x W}
@@ -50,7 +50,7 @@ def lora_delta(x, a, b, numerics: Numerics, scale: float = 1.0, site: str = "lor
     mantissa = float(2 * np.frexp(scale)[0])
     low = x @ numerics.round(a, "lora.weight")
     if mantissa != 1.0:
-        low = low * numerics.constant(mantissa)
+        low = numerics.round_cotangent(low, site) * numerics.constant(mantissa)
     low = numerics.round(low, site)
     return (scale / mantissa) * (low @ numerics.round(b, "lora.weight"))
 
@@ -126,16 +126,16 @@ class Block(nnx.Module):
         q = numerics.round_cotangent(q, "q_proj").reshape(batch, length, kv, group, d)
         k = numerics.round_cotangent(k, "k_proj").reshape(batch, length, kv, d)
         v = numerics.round(v, "v_proj").reshape(batch, length, kv, d)
-        cos, sin = rotary
-        q = numerics.round_value(rotate(q, cos[:, None, None], sin[:, None, None]), "q_proj")
-        k = numerics.round_value(rotate(k, cos[:, None], sin[:, None]), "k_proj")
+        cos_q, sin_q, cos_k, sin_k = rotary
+        q = numerics.round_value(rotate(q, cos_q[:, None, None], sin_q[:, None, None]), "q_proj")
+        k = numerics.round_value(rotate(k, cos_k[:, None], sin_k[:, None]), "k_proj")
         if cache is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, cache.filled, axis=1)
                 for old, new in ((cache.k, k), (cache.v, v))
             )
             cache = Cache(k, v, cache.filled)
-        scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * numerics.constant(d**-0.5)
+        scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * score_scale(config)[1]
         p = numerics.softmax(numerics.round(scores, "scores"), mask, "probabilities")
         mixed = numerics.round(jnp.einsum("bkgst,btkd->bskgd", p, v), "mixed")
         mixed = mixed.reshape(batch, length, config.num_attention_heads * d)
@@ -217,7 +217,9 @@ class Llama(nnx.Module):
         table = self.embed_tokens[...]
         mask = jnp.tril(jnp.ones((room, room), dtype=bool))
         rotary = tuple(
-            jnp.asarray(t, dtype=table.dtype) for t in rotary_tables(self.config, room, fraction)
+            jnp.asarray(t, dtype=table.dtype)
+            for factor in (score_scale(self.config)[0], 1.0)  # of queries and of keys
+            for t in rotary_tables(self.config, room, fraction, factor)
         )
         if cache is not None:
             mask, *rotary = (
@@ -272,6 +274,17 @@ def mean_loss(logits, targets, numerics: Numerics | None = None):
     numerics = numerics or Float()
     losses = numerics.cross_entropy(logits, targets)
     return jnp.sum(losses) * numerics.constant(1.0 / losses.size)
+
+
+def warm_adapter(config: LlamaConfig, lora: LoraConfig, key) -> Adapter:
+    """An adapter as it may look in the middle of training: B is random too. For calibration: with
+    B = 0 half of the gradient is zero.
+    """
+    fresh = init_adapter(config, lora, key)
+    return {
+        target: {"a": ab["a"], "b": _normal(jax.random.fold_in(key, 99 + i), ab["b"].shape, 0.02)}
+        for i, (target, ab) in enumerate(fresh.items())
+    }
 
 
 def init_adapter(config: LlamaConfig, lora: LoraConfig, key) -> Adapter:

@@ -51,15 +51,25 @@ def _decimal_cos(x: Decimal) -> Decimal:
 HALF_PI = Decimal("1.57079632679489661923132169163975144209858469968755291048747229615")
 
 
-def rotary_tables(config: LlamaConfig, length: int, fraction: int | None) -> tuple[Any, Any]:
-    """cos and sin of position * frequency, (length, head_dim / 2) float64.
+def score_scale(config: LlamaConfig) -> tuple[float, float]:
+    """head_dim^(-1/2) as a number in [1, 2), which the queries' tables take up, and a power of two,
+    which costs nothing.
+    """
+    mantissa, exponent = np.frexp(config.head_dim**-0.5)
+    return 2 * float(mantissa), 2.0 ** (int(exponent) - 1)
+
+
+def rotary_tables(
+    config: LlamaConfig, length: int, fraction: int | None, factor: float = 1.0
+) -> tuple[Any, Any]:
+    """factor times cos and sin of position * frequency, (length, head_dim / 2) float64.
 
     With ``fraction`` they are correctly rounded to that many bits, the same on every machine.
     """
     frequencies = inverse_frequencies(config)
     angles = np.outer(np.arange(length), frequencies)
     if fraction is None:
-        return np.cos(angles), np.sin(angles)
+        return factor * np.cos(angles), factor * np.sin(angles)
     half = len(frequencies)
 
     def exact(shift: Decimal):
@@ -67,12 +77,12 @@ def rotary_tables(config: LlamaConfig, length: int, fraction: int | None) -> tup
             with localcontext() as context:
                 context.prec = 90
                 angle = Decimal(i // half) * Decimal(frequencies[i % half])
-                return +_decimal_cos(angle - shift) * 2**fraction
+                return Decimal(factor) * _decimal_cos(angle - shift) * 2**fraction
 
         return at
 
     out = []
     for values, shift in ((np.cos(angles), Decimal(0)), (np.sin(angles), HALF_PI)):
-        flat = round_exactly(values.reshape(-1) * 2.0**fraction, exact(shift), "rotary")
+        flat = round_exactly(factor * values.reshape(-1) * 2.0**fraction, exact(shift), "rotary")
         out.append(flat.reshape(angles.shape) * 2.0**-fraction)
     return out[0], out[1]

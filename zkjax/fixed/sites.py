@@ -126,7 +126,7 @@ def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str],
     return run
 
 
-ROOM = {"forward": 0.75, "backward": 2.0}  # bits by which a value may exceed what was seen
+ROOM = {"forward": 0.75, "backward": 1.25}  # bits by which a value may exceed what was seen
 # Bits of a value that rounding leaves: of a typical one forward, since what is small counts where
 # it is multiplied by what is large; of the root mean square backward, since gradients are sums.
 PRECISION = {"forward": 11, "backward": 7}
