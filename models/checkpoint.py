@@ -37,7 +37,11 @@ LAYER = (
     ("input_layernorm.weight", "input_layernorm.weight", False),
     ("post_attention_layernorm.weight", "post_attention_layernorm.weight", False),
     *(
-        (t, f"{'self_attn' if t in ('q_proj', 'k_proj', 'v_proj', 'o_proj') else 'mlp'}.{t}.weight", True)
+        (
+            t,
+            f"{'self_attn' if t in ('q_proj', 'k_proj', 'v_proj', 'o_proj') else 'mlp'}.{t}.weight",
+            True,
+        )
         for t in TARGETS
     ),
 )
@@ -54,7 +58,9 @@ def read_config(folder: str | Path) -> LlamaConfig:
         raise CheckpointError(f"{path}: not a configuration")
     for key, values in FIXED.items():
         if raw.get(key, values[0]) not in values:
-            raise CheckpointError(f"{path}: {key} = {raw[key]!r} is not supported; {values[0]!r} is")
+            raise CheckpointError(
+                f"{path}: {key} = {raw[key]!r} is not supported; {values[0]!r} is"
+            )
 
     def number(key: str, default=None):
         value = raw.get(key, default)
@@ -130,7 +136,9 @@ class _Tensors:
         if found != shape:
             raise CheckpointError(f"{self._folder}: tensor {name!r} has shape {found}, not {shape}")
         if kind not in FLOATS:
-            raise CheckpointError(f"{self._folder}: tensor {name!r} is {kind}; F32, F16, BF16 are read")
+            raise CheckpointError(
+                f"{self._folder}: tensor {name!r} is {kind}; F32, F16, BF16 are read"
+            )
         self.unread.discard(name)
         values = self._of[name].get_tensor(name)
         if kind == "BF16" and values.dtype != np.float32:

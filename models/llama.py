@@ -24,6 +24,8 @@ from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.numerics import FixedPoint, Float, Numerics
 from zkjax.models.rotary import rotary_tables, score_scale
 
+LONG = 128  # positions whose cotangents are added without rounding before RoPE is undone
+
 Adapter = dict[str, dict[str, Any]]
 Deltas = Callable[[str, Any], dict[str, Any]]  # (input group, x) -> {target: added to x W}
 
@@ -127,6 +129,8 @@ class Block(nnx.Module):
         k = numerics.round_cotangent(k, "k_proj").reshape(batch, length, kv, d)
         v = numerics.round(v, "v_proj").reshape(batch, length, kv, d)
         cos_q, sin_q, cos_k, sin_k = rotary
+        # Exact as long as sums over all positions times a cosine stay small.
+        back = numerics.round_cotangent if length > LONG else (lambda x, site: x)
         q = numerics.round_value(rotate(q, cos_q[:, None, None], sin_q[:, None, None]), "q_proj")
         k = numerics.round_value(rotate(k, cos_k[:, None], sin_k[:, None]), "k_proj")
         if cache is not None:
@@ -135,6 +139,7 @@ class Block(nnx.Module):
                 for old, new in ((cache.k, k), (cache.v, v))
             )
             cache = Cache(k, v, cache.filled)
+        q, k = back(q, "q_proj"), back(k, "k_proj")
         scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * score_scale(config)[1]
         p = numerics.softmax(numerics.round(scores, "scores"), mask, "probabilities")
         mixed = numerics.round(jnp.einsum("bkgst,btkd->bskgd", p, v), "mixed")

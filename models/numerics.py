@@ -22,7 +22,6 @@ from zkjax import fixed
 from zkjax.fixed import Format, Scale
 from zkjax.fixed.sites import Site, observe
 
-
 # What differs from ``Site()`` where nothing was calibrated. These suit small activations: |x| < 16
 # between layers, |x| < 32 for scores and logits, and a residual stream below 2,048.
 DEFAULT_SITES = MappingProxyType(
@@ -31,7 +30,9 @@ DEFAULT_SITES = MappingProxyType(
         "logits": Site(Format(10, 16)),
         "lora.weight": Site(Format(12, 16)),
         "gradient": Site(Format(24, 40)),
-        **{f"{norm}_norm.statistic": Site(Format(12, 24)) for norm in ("attention", "mlp", "final")},
+        **{
+            f"{norm}_norm.statistic": Site(Format(12, 24)) for norm in ("attention", "mlp", "final")
+        },
         **{f"{norm}_norm.inverse": Site(Format(15, 32)) for norm in ("attention", "mlp", "final")},
     }
 )
@@ -60,6 +61,10 @@ class Float:
     def round_cotangent(self, x, site: str):
         """A value that is exact as it is and whose cotangent is rounded."""
         return x
+
+    def scale(self, x, factor: float, site: str):
+        """x times a real number, rounded."""
+        return x * factor
 
     def normalize(self, x, eps: float, site: str):
         """x / sqrt(mean(x^2) + eps) over the last axis."""
@@ -127,7 +132,7 @@ class FixedPoint:
     """
 
     sites: Mapping[str, Site] = field(default_factory=dict)
-    default: Site = Site()
+    default: Site = field(default_factory=Site)
     constants: int = 14
     _scales: Mapping[str, Scale] = field(default_factory=dict, repr=False, compare=False)
 
@@ -158,6 +163,9 @@ class FixedPoint:
         scale = self._scales.get(f"{site}/backward")
         return fixed.round_cotangent(x, *self.site(site).backward, scale=scale, site=site)
 
+    def scale(self, x, factor: float, site: str):
+        return fixed.scale(x, factor, *self.site(site).forward, site=site)
+
     def normalize(self, x, eps: float, site: str):
         form = self.site(site)
         statistic = self.site(f"{site}.statistic").forward
@@ -166,7 +174,9 @@ class FixedPoint:
 
     def silu(self, x, site: str):
         """Of a value that ``gate_proj`` rounded to 16 bits."""
-        return fixed.silu(x, self.site("gate_proj").forward.fraction, self.site(site).forward.fraction)
+        return fixed.silu(
+            x, self.site("gate_proj").forward.fraction, self.site(site).forward.fraction
+        )
 
     def softmax(self, x, mask, site: str):
         form = self.site("scores").forward

@@ -75,8 +75,8 @@ class Calibration:
             for shifts in (site.forward_shifts, site.backward_shifts):
                 if shifts and len(shifts) != run.model.num_hidden_layers:
                     raise CalibrationError(
-                        f"the calibration has formats for {len(shifts)} layers at site {name!r} and "
-                        f"the model has {run.model.num_hidden_layers}; calibrate this model"
+                        f"the calibration has formats for {len(shifts)} layers at site {name!r} "
+                        f"and the model has {run.model.num_hidden_layers}; calibrate this model"
                     )
         return replace(
             run,
@@ -121,8 +121,8 @@ class Calibration:
             if type(raw) is not dict or raw.get("version") != VERSION:
                 version = raw.get("version") if type(raw) is dict else None
                 raise CalibrationError(
-                    f"{name}: a calibration of version {version}; this zkjax reads version {VERSION}. "
-                    "Make it again with zkjax calibrate"
+                    f"{name}: a calibration of version {version}; this zkjax reads version "
+                    f"{VERSION}. Make it again with zkjax calibrate"
                 )
             sites = {
                 str(site): Site(_format(f), _format(b), _shifts(fs), _shifts(bs))
@@ -280,7 +280,9 @@ def mean_losses(logits, tokens) -> float:
     logits = np.asarray(logits, dtype=np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=-1))
-    chosen = np.take_along_axis(shifted, np.asarray(tokens)[:, 1:, None].astype(np.int64), -1)[..., 0]
+    chosen = np.take_along_axis(shifted, np.asarray(tokens)[:, 1:, None].astype(np.int64), -1)[
+        ..., 0
+    ]
     return float(np.mean(log_sum - chosen))
 
 

@@ -120,6 +120,8 @@ def make_checked_logits(run: FineTuning) -> Callable:
     """(stored base, stored adapter, tokens (batch, length)) -> fixed-point logits as float64, with
     the range checks of a proof.
     """
+    if not isinstance(run.numerics, FixedPoint):
+        raise OptionError("only fixed-point logits have range checks; this run is in float")
     logits, fraction = make_logits(run), run.numerics.site("logits").forward.fraction
 
     @zkjax.provable
@@ -168,8 +170,8 @@ def make_gradient(run: FineTuning) -> Callable:
             return total * run.loss_scale, total
 
         grads, total = jax.grad(scaled, has_aux=True)(adapter)
-        mean = numerics.constant(1.0 / (count * run.loss_scale))
-        grads = jax.tree.map(lambda g: numerics.round_value(g * mean, "gradient"), grads)
+        factor = 1.0 / (count * run.loss_scale)
+        grads = jax.tree.map(lambda g: numerics.scale(g, factor, "gradient"), grads)
         return grads, total * numerics.constant(1.0 / count)
 
     return gradient

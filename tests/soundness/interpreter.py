@@ -326,6 +326,18 @@ def _zk_lookup(r, eqn, x):
     return [np.asarray(column * 2.0**-fraction)[index] for column, fraction in columns]
 
 
+@rule("zk_locate")
+def _zk_locate(r, eqn, x):
+    p = eqn.params
+    table = p["table"]
+    k = np.asarray(x * 2.0 ** p["in_fraction"])
+    inside = (table.columns[1] <= k[..., None]) & (k[..., None] <= table.columns[2])
+    r.require(inside.any(axis=-1), "locate")
+    row = inside.argmax(axis=-1)
+    columns = zip(table.columns[3:], p["out_fractions"], strict=True)
+    return [np.asarray(column * 2.0**-fraction)[row] for column, fraction in columns]
+
+
 @rule("zk_divide")
 def _zk_divide(r, eqn, n, d):
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
-from zkjax.fixed import Format
-from zkjax.program.tables import Table
+from zkjax.program.tables import Table, step_table
 
 
 @cache
@@ -27,6 +26,13 @@ def rounded(x):
     v = fixed.decode(x, 4)
     wide = fixed.round(v * v * v, 6, 20)
     return fixed.encode(fixed.round(wide, 2, 18), 2), fixed.encode(fixed.round(v, 0, 6), 0)
+
+
+STEPS = step_table("steps", np.array([0, 4, 9, 100]), 250, np.array([5, -7, 2, 9]))
+
+
+def located(x):
+    return fixed.locate(fixed.decode(x, 0), STEPS, 0, (0,))[0].astype(jnp.int32)
 
 
 def tabulated(x):
@@ -76,6 +82,7 @@ def normalised(x):
 SMALL: dict[str, tuple[Callable, np.ndarray]] = {
     "rounded": (rounded, np.array([37, -11, 120], dtype=np.int8)),
     "tabulated": (tabulated, np.array([3, -8, 7], dtype=np.int8)),
+    "located": (located, np.array([3, 4, 120], dtype=np.uint8)),
     "divided": (divided, np.array([5, -9, 100], dtype=np.int8)),
     "inverse_root": (inverse_root, np.array([5, -9, 100], dtype=np.int8)),
     "maximum": (maximum, np.array([[5, -9, 100], [7, 3, -2]], dtype=np.int8)),
@@ -121,7 +128,6 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
 
     from zkjax.models.config import LlamaConfig, LoraConfig
     from zkjax.models.llama import Llama, init_adapter
-    from zkjax.models.numerics import FixedPoint
     from zkjax.proofs.finetune import (
         FineTuning,
         make_step,
@@ -138,8 +144,7 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    numerics = FixedPoint(statistic_cotangents=Format(12, 22))
-    run = FineTuning(model=config, lora=LoraConfig(r=2), numerics=numerics)
+    run = FineTuning(model=config, lora=LoraConfig(r=2))
     parameters = nnx.to_pure_dict(nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
     base = store_base(jax.tree.map(np.asarray, parameters))
     adapter = store_adapter(init_adapter(config, run.lora, jax.random.key(1)))

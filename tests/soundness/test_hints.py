@@ -15,6 +15,7 @@ from zkjax.verify import verify_statement
 KINDS = {
     "rounded": ("round", "limb"),
     "tabulated": ("lookup",),
+    "located": ("locate", "lookup"),
     "divided": ("divide",),
     "inverse_root": ("rsqrt", "limb"),
     "maximum": ("max", "argmax_bit"),

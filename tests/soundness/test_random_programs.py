@@ -92,6 +92,7 @@ TEETH = {
     "round": (narrow, ROW),
     "limb": (wide, ROW),
     "lookup": SMALL["tabulated"],
+    "locate": SMALL["located"],
     "divide": SMALL["divided"],
     "rsqrt": SMALL["inverse_root"],
     "max": (SMALL["maximum"][0], np.array([[7, 3, -3]], dtype=np.int8)),

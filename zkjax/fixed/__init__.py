@@ -31,6 +31,7 @@ from zkjax.fixed.rounding import (
     round,
     round_cotangent,
     round_value,
+    scale,
     significant,
 )
 from zkjax.fixed.softmax import cross_entropy, softmax
@@ -59,6 +60,7 @@ __all__ = [
     "round_cotangent",
     "round_value",
     "rsqrt",
+    "scale",
     "sigmoid",
     "significant",
     "silu",

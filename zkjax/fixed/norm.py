@@ -16,7 +16,8 @@ import numpy as np
 
 from zkjax.errors import OptionError
 from zkjax.fixed.functions import locate
-from zkjax.fixed.rounding import Format, current_cotangent_format, round_value, significant
+from zkjax.fixed.rounding import Format, current_cotangent_format, round_value
+from zkjax.fixed.rounding import scale as scale_by
 from zkjax.program.tables import Table, round_exactly, step_table
 
 STEP = 10  # bits of the argument that a row of the table resolves
@@ -38,7 +39,9 @@ def inverse_rms_table(size: int, in_fraction: int, eps: float, form: Format) -> 
     least = size * (4.0 ** (fraction - bits) - eps) * 2.0**in_fraction  # of sums that fit
     firsts = firsts[np.searchsorted(firsts, least) :]
     if not len(firsts):
-        raise OptionError(f"an inverse rms of {bits} bits with {fraction} fraction bits holds nothing")
+        raise OptionError(
+            f"an inverse rms of {bits} bits with {fraction} fraction bits holds nothing"
+        )
     lasts = np.append(firsts[1:] - 1, LARGEST)
 
     def exact(i: int) -> Decimal:
@@ -83,13 +86,7 @@ def _normalize_bwd(statistic, eps, inverse, out, cotangent, site, residuals, ct)
     if cotangent.bits > NARROW:
         ct = round_value(ct, *cotangent, site=site)
     fine = cotangent.fraction + FINER, cotangent.bits + FINER
-    mantissa, exponent = np.frexp(1 / y.shape[-1])  # the power of two first: it costs no bits
-    total = jnp.sum(ct * y, axis=-1, keepdims=True) * 2.0 ** int(exponent)
-    mean = round_value(total, *fine, site=site)
-    if mantissa != 0.5:
-        mean = round_value(mean * significant(mantissa), *fine, site=site)
-    else:
-        mean = mean * 0.5
+    mean = scale_by(jnp.sum(ct * y, axis=-1, keepdims=True), 1 / y.shape[-1], *fine, site=site)
     return (round_value(ct - y * mean, *cotangent, site=site) * scale,)
 
 
@@ -115,8 +112,8 @@ def rms_normalize(
         one of 16 bits at most. A wider one is rounded to where it enters too.
       site: a name for this place, for messages.
     Returns:
-      Values within 2^-12 of the real ones, relatively, plus |x| 2^-(its fraction + 1), the rounding to
-      ``out``, and what rounding x to ``statistic`` changes in the mean square.
+      Values within 2^-12 of the real ones, relatively, plus |x| 2^-(inverse.fraction + 1), the
+      rounding to ``out``, and what rounding x to ``statistic`` changes in the mean square.
     """
     form = cotangent or current_cotangent_format()
     forms = Format(*statistic), float(eps), Format(*inverse), Format(*out), Format(*form)

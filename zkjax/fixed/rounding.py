@@ -119,6 +119,19 @@ def round_cotangent(
     return _cotangent(jnp.asarray(x), Format(fraction, bits), scale, site)
 
 
+def scale(x, factor: float, fraction: int, bits: int = 32, *, site: str = ""):
+    """x times a real number, within 2^-fraction and 2^-16 of it; VJP as of ``round_value``.
+
+    The power of two comes first, because it costs no bits; the rest of the factor, of 16 bits,
+    multiplies what was rounded.
+    """
+    mantissa, exponent = np.frexp(float(factor))
+    if abs(mantissa) == 0.5:
+        return round_value(x * float(factor), fraction, bits, site=site)
+    x = round_value(x * 2.0 ** int(exponent), fraction, bits, site=site)
+    return round_value(x * significant(mantissa), fraction, bits, site=site)
+
+
 def decode(stored, fraction: int):
     """Stored integers as values: i * 2^-fraction, exact."""
     return stored.astype(jnp.float64) * 2.0**-fraction

@@ -145,8 +145,8 @@ def choose(
     """Formats for the sites of a function from what was seen there.
 
     A format holds more than the largest value seen, by ``ROOM``. It has 16 bits, which cost one
-    lookup, if rounding then leaves ``precision`` bits; else so many that it does. Where the steps of
-    a scan differ so much that shifts by step save a lookup, it has shifts.
+    lookup, if rounding then leaves ``precision`` bits; else so many that it does. Where the steps
+    of a scan differ so much that shifts by step save a lookup, it has shifts.
 
     Args:
       known: formats of sites at which only zeros were seen, and of ways that were not seen.

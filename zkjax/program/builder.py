@@ -37,6 +37,12 @@ def _plain(value):
     return value if isinstance(value, str) else index(value)
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """An array without the repetitions of ``np.broadcast_to``: those axes have length 1."""
+    repeated = zip(values.strides, values.shape, strict=True)
+    return values[tuple(slice(0, 1) if not s and n > 1 else slice(None) for s, n in repeated)]
+
+
 def power_of_two_spans(n: int) -> list[tuple[int, int]]:
     """[0, n) as consecutive spans of decreasing power-of-two sizes, at most four; only the last
     may be of another size.
@@ -153,8 +159,9 @@ class Builder:
 
     def constant(self, values: np.ndarray) -> int:
         """A public constant of int64; axes along which it does not vary become a broadcast."""
-        values = np.asarray(values, dtype=np.int64)
-        self._require_elements(values.shape)
+        shape = np.shape(values)
+        self._require_elements(shape)
+        values = distinct(np.asarray(values)).astype(np.int64)
         keep = [
             a
             for a in range(values.ndim)
@@ -168,9 +175,9 @@ class Builder:
         if len(self.ops) > before:
             self.constants.append(core)
             self.ops[var] = Op("constant", (), core.shape, (len(self.constants) - 1,))
-        if core.shape == values.shape:
+        if core.shape == shape:
             return var
-        return self.broadcast(var, values.shape, keep)
+        return self.broadcast(var, shape, keep)
 
     def affine(
         self, terms: Sequence[tuple[int, int]], offset: int = 0, bound: int | None = None

@@ -76,8 +76,10 @@ def record_extremes(closed, inputs: Sequence[Any], limits: dict[int, Limit]) -> 
         if eqn.primitive.name not in LIMITS:
             return []
         found = []
-        for values, *limit in LIMITS[eqn.primitive.name](operands, results, eqn.params):
-            limits[number + len(found)] = Limit(*limit, where)
+        for values, low, high, unit, what in LIMITS[eqn.primitive.name](
+            operands, results, eqn.params
+        ):
+            limits[number + len(found)] = Limit(low, high, unit, what, where)
             found.append(jnp.stack([jnp.min(values), jnp.max(values)]))
         return found
 

@@ -146,9 +146,7 @@ def function_table(
     return Table(name, tuple(columns))
 
 
-def step_table(
-    name: str, firsts: np.ndarray, last: int, *columns: np.ndarray
-) -> Table:
+def step_table(name: str, firsts: np.ndarray, last: int, *columns: np.ndarray) -> Table:
     """A step function: row i holds for the integers from firsts[i] to firsts[i + 1] - 1, the last
     row to ``last``. Columns: row number, first, last of the interval, then those given.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import Builder
+from zkjax.program.builder import Builder, distinct
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.jaxprs import (
     fold_constants,
@@ -64,7 +64,8 @@ MOVES = {  # their results are some of their operands' elements
     "transpose",
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
-KEEP_SYMBOLIC = {"scan", "zk_lookup", "zk_locate"}  # not evaluated at trace time even if all operands are known
+# Not evaluated at trace time even if all operands are known.
+KEEP_SYMBOLIC = {"scan", "zk_lookup", "zk_locate"}
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,8 @@ class Tracer:
         """A value as a variable; constants are written exactly."""
         if isinstance(value, Sym):
             return value
-        integers, fraction = dyadic(value, self.where)
-        if shape is not None:
-            integers = np.broadcast_to(integers, shape)
+        integers, fraction = dyadic(distinct(np.asarray(value)), self.where)
+        integers = np.broadcast_to(integers, np.shape(value) if shape is None else shape)
         return Sym(self.builder.constant(integers), fraction)
 
     def shape_of(self, value: Value) -> tuple[int, ...]:

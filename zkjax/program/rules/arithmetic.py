@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
+from zkjax.program.builder import distinct
 from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.tracer import HINTS, Sym, Tracer, dyadic, primitive
 
@@ -22,6 +23,15 @@ def _sub(t: Tracer, eqn, x, y):
 @primitive("neg")
 def _neg(t: Tracer, eqn, x):
     return [t.add([(x, -1)])]
+
+
+def uniform(value) -> float | None:
+    """The number that all entries of a constant are, if they are one."""
+    if not isinstance(value, np.ndarray) or not value.size:
+        return None
+    entries = distinct(value)
+    first = entries.flat[0]
+    return float(first) if np.all(entries == first) else None
 
 
 def scale(t: Tracer, x: Sym, constant: float) -> Sym:
@@ -44,8 +54,8 @@ def _mul(t: Tracer, eqn, x, y):
         x, y = y, x
     shape = eqn.outvars[0].aval.shape
     x = t.spread(x, shape)
-    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
-        return [scale(t, x, float(y.reshape(-1)[0]))]
+    if (factor := uniform(y)) is not None:
+        return [scale(t, x, factor)]
     y = t.spread(y, shape)
     return [Sym(t.builder.multiply(x.var, y.var), x.fraction + y.fraction)]
 
@@ -77,8 +87,7 @@ def _div(t: Tracer, eqn, x, y):
         raise UnsupportedPrimitiveError(
             "integer division cannot be proved; decode first and use zkjax.fixed.divide", t.where
         )
-    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
-        divisor = float(y.reshape(-1)[0])
+    if (divisor := uniform(y)) is not None:
         if divisor and np.frexp(abs(divisor))[0] == 0.5:
             return [scale(t, t.spread(x, eqn.outvars[0].aval.shape), 1.0 / divisor)]
         raise ScaleError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.builder import distinct
 from zkjax.program.tables import range_table
 from zkjax.program.tracer import Sym, Tracer, primitive
 
@@ -130,12 +131,12 @@ def _select(t: Tracer, eqn, predicate, *cases):
     if by_integers and isinstance(predicate, np.ndarray) and not np.isin(predicate, (0, 1)).all():
         raise UnsupportedPrimitiveError(compare, t.where)
     if isinstance(predicate, np.ndarray):
-        mask = np.broadcast_to(predicate, shape).astype(np.int64)
+        mask = distinct(np.broadcast_to(predicate, shape)).astype(np.int64)
         if not mask.any():
             return [cases[0]]
         if mask.all():
             return [cases[1]]
-        bit = Sym(t.builder.constant(mask), 0)
+        bit = Sym(t.builder.constant(np.broadcast_to(mask, shape)), 0)
     else:
         bit = predicate
         if t.builder.shape(bit.var) != tuple(shape):
