@@ -5,6 +5,7 @@ the functions here round or look up. They are ordinary JAX functions: they jit, 
 differentiate. ``f`` and the range of ``k`` are inferred when a function is traced for proving.
 """
 
+from zkjax.fixed.choices import argmax, relu
 from zkjax.fixed.functions import (
     cross_entropy,
     divide,
@@ -29,9 +30,11 @@ from zkjax.fixed.rounding import (
     quantize,
     round,
 )
+from zkjax.fixed.tabulated import gelu, table, tanh
 
 __all__ = [
     "Format",
+    "argmax",
     "constant",
     "cotangent_format",
     "cross_entropy",
@@ -40,15 +43,19 @@ __all__ = [
     "embed",
     "encode",
     "exp",
+    "gelu",
     "log",
     "lookup",
     "max",
     "onehot",
     "quantize",
     "reciprocal",
+    "relu",
     "round",
     "rsqrt",
     "sigmoid",
     "silu",
     "softmax",
+    "table",
+    "tanh",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,34 @@ CALLS = {
     "remat2",
 }
 
+# What a device says to others of its mesh, and where values are to lie.
+ON_ONE_DEVICE = {
+    "all_gather",
+    "all_gather_invariant",
+    "all_to_all",
+    "axis_index",
+    "mesh_cast",
+    "pbroadcast",
+    "pcast",
+    "pmax",
+    "pmin",
+    "ppermute",
+    "psum",
+    "psum_invariant",
+    "pvary",
+    "reduce_scatter",
+    "reshard",
+    "sharding_constraint",
+}
+
+
+def on_one_device(eqn, operands: Sequence, reshaped: Callable[[Any, tuple], Any]) -> list:
+    """What one of ``ON_ONE_DEVICE`` gives in a mesh of one device: its operands, and index 0."""
+    avals = [v.aval for v in eqn.outvars]
+    if eqn.primitive.name == "axis_index":
+        return [np.zeros((), avals[0].dtype)]
+    return [reshaped(x, tuple(a.shape)) for x, a in zip(operands, avals, strict=True)]
+
 
 def used_equations(jaxpr) -> list:
     """The equations that results depend on, in order; what tracing leaves behind is not proved."""
@@ -36,10 +66,13 @@ def used_equations(jaxpr) -> list:
 
 
 def inner_jaxpr(eqn):
-    """The body of a call-like equation (jit, custom_jvp_call, remat, ...), or None."""
+    """The body of a call-like equation (jit, custom_jvp_call, remat, shard_map over one device,
+    ...), or None.
+    """
     from jax.extend.core import ClosedJaxpr
 
-    if eqn.primitive.name not in CALLS:
+    alone = eqn.primitive.name == "shard_map" and eqn.params["mesh"].size == 1
+    if eqn.primitive.name not in CALLS and not alone:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
@@ -48,6 +81,23 @@ def inner_jaxpr(eqn):
                 return inner
             return ClosedJaxpr(inner, ())
     return None
+
+
+def scans_of(eqn) -> int:
+    """How many scans an equation holds, in any branch and body, those left unused not counted.
+
+    Scans are numbered in the order in which they stand, whichever of them come to be proved.
+    """
+    name, inner = eqn.primitive.name, inner_jaxpr(eqn)
+    if inner is not None:
+        return scans_in(inner)
+    if name == "cond":
+        return sum(map(scans_in, eqn.params["branches"]))
+    return 1 + scans_in(eqn.params["jaxpr"]) if name == "scan" else 0
+
+
+def scans_in(closed) -> int:
+    return sum(map(scans_of, used_equations(closed.jaxpr)))
 
 
 def fold_constants(eqn, inputs: list[np.ndarray]) -> list:

@@ -17,9 +17,11 @@ from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveErr
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.jaxprs import (
+    ON_ONE_DEVICE,
     fold_constants,
     inner_jaxpr,
     known_array,
+    scans_of,
     source_line,
     used_equations,
 )
@@ -39,6 +41,8 @@ MOVES = {  # their results are some of their operands' elements
     "cond",
     "copy",
     "copy_p",
+    "cummax",
+    "cummin",
     "dynamic_slice",
     "dynamic_update_slice",
     "expand_dims",
@@ -50,21 +54,30 @@ MOVES = {  # their results are some of their operands' elements
     "pad",
     "reduce_max",
     "reduce_min",
+    "reduce_window_max",
+    "reduce_window_min",
     "reshape",
     "rev",
     "scan",
     "scatter",
     "select_n",
     "slice",
+    "sort",
     "split",
     "squeeze",
     "stack",
     "stop_gradient",
     "tile",
+    "top_k",
     "transpose",
+    *ON_ONE_DEVICE,
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
-KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
+KEEP_SYMBOLIC = {
+    "scan",
+    "zk_lookup",
+    *ON_ONE_DEVICE,
+}  # not evaluated at trace time even if all operands are known
 
 
 @dataclass(frozen=True)
@@ -127,12 +140,14 @@ class Tracer:
     Attributes:
       where: the source line of the equation at hand.
       scans: number of scans met so far.
+      loops: how many scans the equation at hand is inside of.
       carry_keys, carry_fractions: (scan, carry) and fraction bits of each "carry" variable.
     """
 
     builder: Builder = field(default_factory=Builder)
     where: str = ""
     scans: int = 0
+    loops: int = 0
     carry_keys: list[tuple[int, int]] = field(default_factory=list)
     carry_fractions: list[int] = field(default_factory=list)
 
@@ -228,7 +243,11 @@ class Tracer:
         inner = inner_jaxpr(eqn)
         if inner is not None:
             return self.run(inner, inputs[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else [])
+        if all(0 in v.aval.shape for v in eqn.outvars):  # no elements: nothing to prove
+            self.scans += scans_of(eqn)
+            return [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         if all(isinstance(x, np.ndarray) for x in inputs) and name not in KEEP_SYMBOLIC:
+            self.scans += scans_of(eqn)
             return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:
             hint = HINTS.get(name, "rewrite the step with operations of zkjax.fixed and jax.numpy")

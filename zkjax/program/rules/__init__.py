@@ -5,10 +5,15 @@ from zkjax.program.rules import (
     branches,
     comparison,
     contraction,
+    devices,
+    division,
     fixed,
     indexing,
+    indices,
+    running,
     scan,
     shapes,
+    windows,
 )
 
 __all__ = [
@@ -16,8 +21,13 @@ __all__ = [
     "branches",
     "comparison",
     "contraction",
+    "devices",
+    "division",
     "fixed",
     "indexing",
+    "indices",
+    "running",
     "scan",
     "shapes",
+    "windows",
 ]

@@ -71,28 +71,6 @@ def _integer_pow(t: Tracer, eqn, x):
     return [result]
 
 
-@primitive("div")
-def _div(t: Tracer, eqn, x, y):
-    if eqn.outvars[0].aval.dtype != np.float64:
-        raise UnsupportedPrimitiveError(
-            "integer division cannot be proved; decode first and use zkjax.fixed.divide", t.where
-        )
-    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
-        divisor = float(y.reshape(-1)[0])
-        if divisor and np.frexp(abs(divisor))[0] == 0.5:
-            return [scale(t, t.spread(x, eqn.outvars[0].aval.shape), 1.0 / divisor)]
-        raise ScaleError(
-            f"division by {divisor} is not exact; multiply by "
-            f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
-            t.where,
-        )
-    raise ScaleError(
-        "division is not exact; use zkjax.fixed.divide(x, y, fraction=...) (the derivatives of "
-        "jnp.maximum and jnp.clip divide, that of jnp.where does not)",
-        t.where,
-    )
-
-
 def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
     """x, which fits the integer type: with a range check now, unless an honest run can't leave it;
     then ``bounds`` has to show that no run can.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.jaxprs import scans_in
 from zkjax.program.rules.comparison import choose
 from zkjax.program.tracer import Sym, Tracer, primitive
 
@@ -17,7 +18,10 @@ def _cond(t: Tracer, eqn, index, *operands):
     branches = eqn.params["branches"]
     if isinstance(index, np.ndarray):
         known = min(max(int(index), 0), len(branches) - 1)
-        return t.run(branches[known], operands)
+        t.scans += sum(map(scans_in, branches[:known]))
+        outputs = t.run(branches[known], operands)
+        t.scans += sum(map(scans_in, branches[known + 1 :]))
+        return outputs
     if len(branches) != 2:
         raise UnsupportedPrimitiveError(
             f"a choice between {len(branches)} branches by data cannot be proved; nest "

@@ -16,7 +16,7 @@ from zkjax.program.tracer import Sym, Tracer, primitive
 FIELD_BITS = 62  # products of hints must stay below p / 2 even for a cheating prover
 
 
-def _require_bits(t: Tracer, bits: int, least: int = 1) -> None:
+def require_bits(t: Tracer, bits: int, least: int = 1) -> None:
     if not least <= bits <= FIELD_BITS:
         raise OverflowBoundError(f"bits = {bits}; it is {least} to {FIELD_BITS}", t.where)
 
@@ -29,7 +29,7 @@ def _round(t: Tracer, eqn, x):
     """
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b, s = t.builder, x.fraction - fraction
-    _require_bits(t, bits)
+    require_bits(t, bits)
     if s <= 0:
         y = t.at_fraction(x, fraction)
         half = 1 << (bits - 1)
@@ -76,7 +76,7 @@ def _divide(t: Tracer, eqn, n, d):
     """y = floor(n 2^s / d): rem = n 2^s - d y satisfies 0 <= rem <= d - 1."""
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b = t.builder
-    _require_bits(t, bits)
+    require_bits(t, bits)
     d = t.sym(d)
     n = t.spread(n, b.shape(d.var))
     shift = fraction + d.fraction - n.fraction
@@ -116,7 +116,7 @@ def _rsqrt(t: Tracer, eqn, x):
     b, shape = t.builder, t.builder.shape(x.var)
     k = 2 * fraction + x.fraction
     width = t.bits_of(x.var)
-    _require_bits(t, bits)
+    require_bits(t, bits)
     if k < 0:
         raise ScaleError(f"rsqrt to {fraction} fraction bits of {x.fraction}: too few", t.where)
     if k > 50:
@@ -192,7 +192,7 @@ def _onehot(t: Tracer, eqn, index):
 def maximum(t: Tracer, x: Sym, bits: int, note: str) -> Sym:
     """m over the last axis: m - x_j in [0, 2^bits) for all j, and 0 at an index given by bits."""
     b = t.builder
-    _require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
+    require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
     shape = b.shape(x.var)
     n, outer = shape[-1], shape[:-1]
     if n == 1:

@@ -55,10 +55,10 @@ def _dynamic_slice(t: Tracer, eqn, x, *starts):
 def _split(t: Tracer, eqn, x):
     axis, out, start = eqn.params["axis"], [], 0
     inside = t.builder.shape(x.var)
-    for size in eqn.params["sizes"]:
+    for size, var in zip(eqn.params["sizes"], eqn.outvars, strict=True):
         starts, shape = [0] * len(inside), list(inside)
         starts[axis], shape[axis] = start, size
-        out.append(slice_of(t, x, starts, shape))
+        out.append(slice_of(t, x, starts, shape) if size else np.zeros(shape, var.aval.dtype))
         start += size
     return out
 
@@ -109,7 +109,7 @@ def _pad(t: Tracer, eqn, x, value):
 
 def joined(t: Tracer, xs, axis: int) -> Sym:
     """Values one after another along an axis: the sum of zero tensors that hold one each."""
-    syms = [t.sym(x) for x in xs]
+    syms = [t.sym(x) for x in xs if 0 not in t.shape_of(x)]
     fraction = max(s.fraction for s in syms)
     parts = [t.at_fraction(s, fraction) for s in syms]
     shapes = [t.builder.shape(s.var) for s in parts]
