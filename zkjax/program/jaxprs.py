@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,15 +146,39 @@ def _library_folders() -> list[str]:
     return _PACKAGES
 
 
+def _frames(eqn) -> tuple[list, Any]:
+    """The frames that made an equation inside libraries, outermost first, and the user's frame
+    around them, or None.
+    """
+    made = getattr(eqn.source_info, "traceback", None)
+    folders, inside = tuple(_library_folders()), []
+    for frame in made.frames if made is not None else ():
+        name = frame.file_name
+        if not name.startswith("<") and not os.path.abspath(name).startswith(folders):
+            return inside[::-1], frame
+        inside.append(frame)
+    return inside[::-1], None
+
+
 def source_line(eqn) -> str:
     """file:line (function) of the innermost user frame of an equation, or ''."""
-    traceback = getattr(eqn.source_info, "traceback", None)
-    if traceback is None:
-        return ""
-    folders = _library_folders()
-    for frame in traceback.frames:
-        name = frame.file_name
-        if name.startswith("<") or os.path.abspath(name).startswith(tuple(folders)):
-            continue
-        return f"{name}:{frame.line_num} ({frame.function_name})"
-    return ""
+    frame = _frames(eqn)[1]
+    return f"{frame.file_name}:{frame.line_num} ({frame.function_name})" if frame else ""
+
+
+def line_of(error: BaseException) -> str:
+    """file:line (function) of the innermost user frame that an exception passed, or ''."""
+    found, folders = "", tuple(_library_folders())
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_filename
+        if not name.startswith("<") and not os.path.abspath(name).startswith(folders):
+            found = f"{name}:{line} ({frame.f_code.co_qualname})"
+    return found
+
+
+def library_frames(eqn) -> list[tuple[str, str]] | None:
+    """(file, function) of what the user's line called to make an equation, outermost first; None if
+    no line of the user's is known.
+    """
+    inside, user = _frames(eqn)
+    return [(f.file_name, f.function_name) for f in inside] if user else None

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
+from zkjax.errors import OverflowBoundError, ScaleError, TraceError, UnsupportedPrimitiveError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.hints import HINTS, hint_for
 from zkjax.program.jaxprs import (
     ON_ONE_DEVICE,
     fold_constants,
@@ -25,6 +26,7 @@ from zkjax.program.jaxprs import (
     source_line,
     used_equations,
 )
+from zkjax.program.origin import called, in_backward_pass
 
 MAX_FRACTION = 50
 MAX_EXPONENT = 900  # of the last bit of a value: float64 holds nothing much smaller
@@ -33,7 +35,6 @@ EXACT = {"bool", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 3
 Const = np.ndarray
 PrimitiveRule = Callable[..., list]
 PRIMITIVES: dict[str, PrimitiveRule] = {}
-HINTS: dict[str, str] = {}
 MOVES = {  # their results are some of their operands' elements
     "broadcast_in_dim",
     "clamp",
@@ -140,6 +141,7 @@ class Tracer:
     Attributes:
       where: the source line of the equation at hand.
       scans: number of scans met so far.
+      path: the equation at hand and those around it, the outermost first.
       loops: how many scans the equation at hand is inside of.
       carry_keys, carry_fractions: (scan, carry) and fraction bits of each "carry" variable.
     """
@@ -150,6 +152,7 @@ class Tracer:
     loops: int = 0
     carry_keys: list[tuple[int, int]] = field(default_factory=list)
     carry_fractions: list[int] = field(default_factory=list)
+    path: list[Any] = field(default_factory=list)
 
     # What rules use ---------------------------------------------------------------------------
 
@@ -239,6 +242,18 @@ class Tracer:
         return [read(a) for a in jaxpr.outvars]
 
     def equation(self, eqn, inputs: list[Value]) -> list[Value]:
+        self.path.append(eqn)
+        try:
+            return self._equation(eqn, inputs)
+        except TraceError as error:
+            if not error.context:
+                error.where = error.where or self.where
+                error.context = self._context(eqn, inputs, error.message)
+            raise
+        finally:
+            self.path.pop()
+
+    def _equation(self, eqn, inputs: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         inner = inner_jaxpr(eqn)
         if inner is not None:
@@ -250,13 +265,41 @@ class Tracer:
             self.scans += scans_of(eqn)
             return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:
-            hint = HINTS.get(name, "rewrite the step with operations of zkjax.fixed and jax.numpy")
-            raise UnsupportedPrimitiveError(
-                f"the primitive '{name}' cannot be proved; {hint}", self.where
-            )
+            raise self.unsupported(eqn)
         outputs = PRIMITIVES[name](self, eqn, *inputs)
         self._check_meaning(eqn, outputs)
         return outputs
+
+    def unsupported(self, eqn, how: str = "") -> UnsupportedPrimitiveError:
+        """The error for an equation that has no rule, or none for how it is used."""
+        name, function = eqn.primitive.name, called(self.path)
+        same = function.rpartition(".")[2] == name
+        uses = f" (it uses '{name}')" if function and not same else ""
+        told = f"{function or repr(name)}{uses} {how}".rstrip()
+        return UnsupportedPrimitiveError(
+            f"{told} cannot be proved; {hint_for(function, name)}", self.where
+        )
+
+    def _context(self, eqn, inputs: Sequence[Value], message: str) -> str:
+        """The function a user called, its operands, and what helps with that function."""
+        function = called(self.path)
+        told = function or f"'{eqn.primitive.name}'"
+        pairs = list(zip(eqn.invars, inputs, strict=False))
+        operands = ", ".join(self.format_of(v.aval, x) for v, x in pairs[:4])
+        more = ", ..." if len(pairs) > 4 else ""
+        backward = ", in the backward pass" if in_backward_pass(self.path) else ""
+        advice = HINTS.get(function, "")
+        advice = "" if not advice or advice in message else f"\n  {function}: {advice}"
+        return f"{told} of {operands}{more}{backward}{advice}" if operands else told + backward
+
+    def format_of(self, aval, value: Value) -> str:
+        """A value's type and shape, and its format where it is traced."""
+        shape = ",".join(map(str, getattr(aval, "shape", ())))
+        kind = f"{getattr(aval, 'dtype', 'value')}[{shape}]"
+        if not isinstance(value, Sym):
+            return f"constant {kind}"
+        bits = self.bits_of(value.var) + 1
+        return f"{kind} (fraction {value.fraction}, bits {bits})"
 
     def _check_meaning(self, eqn, outputs: list[Value]) -> None:
         """Integer arithmetic wraps in JAX and not in a program, sums of booleans saturate: refuse
@@ -269,6 +312,8 @@ class Tracer:
                 continue
             if self.builder.shape(value.var) != tuple(var.aval.shape):
                 raise RuntimeError(f"internal: the rule of '{name}' gives another shape")
+            if dtype.kind == "c":
+                raise ScaleError(HINTS["complex"], self.where)
             if dtype.name not in EXACT:
                 raise ScaleError(
                     f"{dtype} does not hold fixed-point values exactly; keep float64", self.where

@@ -6,7 +6,8 @@ import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
 from zkjax.program.dtypes import DTYPE_RANGES
-from zkjax.program.tracer import HINTS, Sym, Tracer, dyadic, primitive
+from zkjax.program.hints import hint
+from zkjax.program.tracer import Sym, Tracer, dyadic, primitive
 
 
 @primitive("add", "add_any")
@@ -119,27 +120,52 @@ def _identity(t: Tracer, eqn, *xs):
     return list(xs)
 
 
-HINTS.update(
-    {
-        "exp": "use zkjax.fixed.exp (or fixed.softmax), which is a table lookup",
-        "log": "use zkjax.fixed.log, which is a table lookup",
-        "tanh": "use zkjax.fixed.lookup with a table of your function",
-        "logistic": "use zkjax.fixed.silu, or zkjax.fixed.lookup with a table of your function",
-        "erf": "use zkjax.fixed.lookup with a table of your function",
-        "rsqrt": "use zkjax.fixed.rsqrt",
-        "sqrt": "multiply by zkjax.fixed.rsqrt",
-        "pow": "use x * x, or zkjax.fixed.lookup with a table",
-        "argmax": "use zkjax.fixed.max, or compute it outside the proof",
-        "floor": "use zkjax.fixed.round",
-        "round": "use zkjax.fixed.round",
-        "while": "use jax.lax.scan, or fori_loop with constant bounds",
-        "gather": "index with constants, or select rows with zkjax.fixed.onehot(i, n) @ table",
-        "scatter": "choose with jnp.where(zkjax.fixed.onehot(i, n) == 1, update, x)",
-        "scatter-add": "use zkjax.fixed.onehot(i, n).T @ updates",
-        "dynamic_update_slice": "choose with zkjax.fixed.onehot(i, n)",
-        "sort": "sorting has no proving rule",
-        "cos": "tables of cos and sin are constants: compute them outside the traced function",
-        "sin": "tables of cos and sin are constants: compute them outside the traced function",
-        "random_bits": "draw random numbers outside the step and pass them as an input",
-    }
+hint(
+    "x * x is a product, and an exponent that depends on data needs a table of each case: "
+    "zkjax.fixed.table(lambda x: x**0.7, fraction, out_fraction)",
+    "pow",
+    "exp2",
+    "jnp.power",
+    "jnp.float_power",
+    "jnp.exp2",
+)
+hint(
+    "x // 2**n and x % 2**n are proved; zkjax.fixed.decode(x, fraction=n) moves the point without "
+    "any cost",
+    "shift_left",
+    "shift_right_logical",
+    "shift_right_arithmetic",
+    "population_count",
+    "clz",
+    "bitcast_convert_type",
+    "reduce_xor",
+)
+hint(
+    "complex numbers are pairs of numbers: carry real and imaginary parts yourself",
+    "complex",
+    "real",
+    "imag",
+    "conj",
+)
+hint(
+    "use jnp.sum(x) times zkjax.fixed.constant(1 / n, fraction=16), and zkjax.fixed.round it; a "
+    "power of two of elements needs nothing",
+    "jnp.mean",
+    "jnp.average",
+    "jnp.nanmean",
+    "nn.avg_pool",
+)
+hint(
+    "take squares with x * x, their mean with zkjax.fixed.constant(1 / n, fraction=16), and "
+    "zkjax.fixed.round after each product; the inverse root is zkjax.fixed.rsqrt",
+    "jnp.var",
+    "jnp.std",
+    "jax.nn.standardize",
+    "nn.LayerNorm",
+    "nn.RMSNorm",
+    "nn.BatchNorm",
+    "nn.GroupNorm",
+    "nnx.LayerNorm",
+    "nnx.RMSNorm",
+    "nnx.BatchNorm",
 )

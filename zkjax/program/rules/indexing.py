@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
-from zkjax.program.rules.arithmetic import HINTS
+from zkjax.program.hints import hint
 from zkjax.program.rules.comparison import choose
 from zkjax.program.rules.contraction import contract
 from zkjax.program.rules.shapes import joined, padded
@@ -32,13 +32,8 @@ def _applied(eqn, operands: list[np.ndarray], indices: np.ndarray) -> np.ndarray
 
 
 def _require_constant(t: Tracer, eqn, indices: Value) -> None:
-    name = eqn.primitive.name
     if isinstance(indices, Sym):
-        raise UnsupportedPrimitiveError(
-            f"the primitive '{name}' with an index that depends on data cannot be proved; "
-            f"{HINTS.get(name, HINTS['gather'])}",
-            t.where,
-        )
+        raise t.unsupported(eqn, "with an index that depends on data")
 
 
 def require_small(t: Tracer, eqn, count: int, most: int) -> None:
@@ -245,3 +240,57 @@ def _cumsum(t: Tracer, eqn, x):
     summed = contract(t, x, t.sym(ones), [], [(axis, 0)])
     order = [*range(axis), len(shape) - 1, *range(axis, len(shape) - 1)]
     return [Sym(t.builder.transpose(summed.var, order), summed.fraction)]
+
+
+hint(
+    "select rows with zkjax.fixed.embed(table, index), or entries with jnp.sum(zkjax.fixed.onehot("
+    "index, n) * x, axis=-1); constants and loop counters may index",
+    "gather",
+    "dynamic_slice",
+    "lax.dynamic_slice",
+    "lax.dynamic_slice_in_dim",
+    "lax.dynamic_index_in_dim",
+    "x[...]",
+    "jnp.take",
+    "jnp.take_along_axis",
+    "jnp.choose",
+)
+hint(
+    "choose with jnp.where(zkjax.fixed.onehot(index, n) == 1, update, x)",
+    "scatter",
+    "dynamic_update_slice",
+    "lax.dynamic_update_slice",
+    "lax.dynamic_update_slice_in_dim",
+    "lax.dynamic_update_index_in_dim",
+    "x.at[...].set",
+)
+hint(
+    "use zkjax.fixed.onehot(index, n).T @ updates",
+    "scatter-add",
+    "scatter_add",
+    "x.at[...].add",
+    "jax.ops.segment_sum",
+)
+hint(
+    "take what is there with x[index], compute the new values, and use x.at[index].set",
+    "scatter-mul",
+    "scatter_mul",
+    "scatter-min",
+    "scatter_min",
+    "scatter-max",
+    "scatter_max",
+    "scatter-sub",
+    "scatter_sub",
+    "x.at[...].apply",
+    "x.at[...].divide",
+    "x.at[...].max",
+    "x.at[...].min",
+    "x.at[...].multiply",
+    "x.at[...].mul",
+    "x.at[...].power",
+    "x.at[...].subtract",
+)
+hint(
+    "tabulate it: zkjax.fixed.table(lambda x: np.interp(x, xp, fp), fraction, out_fraction)",
+    "jnp.interp",
+)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.hints import hint
 from zkjax.program.rules.contraction import contract
 from zkjax.program.rules.fixed import onehot_of_bits, require_bits
 from zkjax.program.rules.shapes import joined
@@ -143,3 +144,27 @@ def _sort(t: Tracer, eqn, *operands):
     moved = [moved_last(t, t.sym(x, shape), axis) for x in operands]
     found = ranked(t, negated(t, moved[0]), n, f"'sort' at {t.where}")
     return [_stacked(t, [along_last(t, f.onehot, x) for f in found], axis) for x in moved]
+
+
+hint(
+    "compute it outside the function and pass it in; of at most 32 elements, jnp.sort and "
+    "jnp.argsort are proved",
+    "jnp.median",
+    "jnp.quantile",
+    "jnp.percentile",
+    "jnp.lexsort",
+    "jnp.searchsorted",
+    "jnp.digitize",
+    "jnp.histogram",
+    "jnp.unique",
+    "approx_top_k",
+    "lax.approx_max_k",
+    "lax.approx_min_k",
+)
+hint(
+    "use zkjax.fixed.max(x, bits), whose derivative gives every maximal entry the full cotangent",
+    "jnp.max",
+    "jnp.amax",
+    "jnp.min",
+    "jnp.amin",
+)

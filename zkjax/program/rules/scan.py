@@ -18,6 +18,7 @@ from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.hints import hint
 from zkjax.program.induction import repeated
 from zkjax.program.intervals import GROWTH, Sums, chosen_by_onehot
 from zkjax.program.jaxprs import scans_of
@@ -253,3 +254,12 @@ def _results(t: Tracer, loop: _Loop, steps: _Steps) -> list[Value]:
         row = b.slice(carry, (last,) + (0,) * (len(shape) - 1), (1, *shape[1:]))
         results.append(Sym(b.reshape(row, shape[1:]), s.fraction))
     return loop.results(results, steps.outputs)
+
+
+hint(
+    "use jax.lax.scan, or fori_loop with constant bounds; how often a loop runs is part of the "
+    "statement. To stop early, keep the carry: jnp.where(done, carry, new)",
+    "while",
+    "lax.while_loop",
+    "lax.fori_loop",
+)

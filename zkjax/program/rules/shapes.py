@@ -42,9 +42,7 @@ def _slice(t: Tracer, eqn, x):
 @primitive("dynamic_slice")
 def _dynamic_slice(t: Tracer, eqn, x, *starts):
     if any(isinstance(s, Sym) for s in starts):
-        raise UnsupportedPrimitiveError(
-            "a slice start depends on data; use zkjax.fixed.onehot", t.where
-        )
+        raise t.unsupported(eqn, "with a start that depends on data")
     shape = eqn.params["slice_sizes"]
     inside = t.builder.shape(x.var)
     clipped = [min(max(int(s), 0), n - m) for s, n, m in zip(starts, inside, shape, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.hints import hint
 from zkjax.program.rules.contraction import contract
 from zkjax.program.rules.indexing import require_small
 from zkjax.program.rules.running import along, larger, smaller
@@ -111,3 +112,12 @@ def _window_max(t: Tracer, eqn, x):
             first = combine(t, first, other)
         x = first
     return [Sym(t.builder.reshape(x.var, eqn.outvars[0].aval.shape), x.fraction)]
+
+
+hint(
+    "the derivative of a maximum over windows has no rule; pool with sums (nn.avg_pool), or take "
+    "windows by constant indices and zkjax.fixed.max over them",
+    "select_and_scatter_add",
+    "select_and_gather_add",
+    "nn.max_pool",
+)
