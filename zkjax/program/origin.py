@@ -60,7 +60,8 @@ OPERATORS = {
     "gt": ">",
     "ge": ">=",
 }
-AROUND = {"apply", "chain", "init", "named_chain", "with_extra_args_support", "Module"}
+INLINED = {"logistic": "jax.nn.sigmoid"}
+AROUND = {"apply", "chain", "init", "named_chain", "ufunc", "with_extra_args_support", "Module"}
 
 
 @cache
@@ -99,7 +100,9 @@ def called(path: Iterable) -> str:
             names = [public_name(file, function) for file, function in frames]
             found = next((name for name in names if name), "")
             if not found and any("pjit" in file for file, _ in frames):  # inlined
-                found = public_name("jax/_src/numpy/", eqn.primitive.name)
+                found = INLINED.get(eqn.primitive.name) or public_name(
+                    "jax/_src/numpy/", eqn.primitive.name
+                )
         if not found:
             found = _called_body(eqn)
     return found

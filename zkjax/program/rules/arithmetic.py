@@ -56,11 +56,24 @@ def _square(t: Tracer, eqn, x):
     return [Sym(t.builder.multiply(x.var, x.var), 2 * x.fraction)]
 
 
+@primitive("pow")
+def _pow(t: Tracer, eqn, x, y):
+    """By a constant whole number."""
+    number = float(y.reshape(-1)[0]) if isinstance(y, np.ndarray) and y.size else 0.5
+    if not isinstance(x, Sym) or np.any(y != number) or number != np.floor(number):
+        raise t.unsupported(eqn)
+    return [power(t, t.spread(x, eqn.outvars[0].aval.shape), int(number))]
+
+
 @primitive("integer_pow")
 def _integer_pow(t: Tracer, eqn, x):
-    exponent = eqn.params["y"]
+    return [power(t, x, eqn.params["y"])]
+
+
+def power(t: Tracer, x: Sym, exponent: int) -> Sym:
+    """x to a constant exponent, by so many products."""
     if exponent == 0:
-        return [t.sym(np.ones(t.builder.shape(x.var)))]
+        return t.sym(np.ones(t.builder.shape(x.var)))
     if exponent < 0:
         raise ScaleError(
             "negative powers are not exact; use zkjax.fixed.reciprocal or zkjax.fixed.divide",
@@ -69,7 +82,7 @@ def _integer_pow(t: Tracer, eqn, x):
     result = x
     for _ in range(exponent - 1):
         result = Sym(t.builder.multiply(result.var, x.var), result.fraction + x.fraction)
-    return [result]
+    return result
 
 
 def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
@@ -111,7 +124,9 @@ def _convert(t: Tracer, eqn, x):
             )
         return [fitted(t, x, new.name, unsigned_source=old.kind in "ub")]
     raise ScaleError(
-        f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64)", t.where
+        f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64), and "
+        "read integers with zkjax.fixed.decode",
+        t.where,
     )
 
 
@@ -121,13 +136,11 @@ def _identity(t: Tracer, eqn, *xs):
 
 
 hint(
-    "x * x is a product, and an exponent that depends on data needs a table of each case: "
-    "zkjax.fixed.table(lambda x: x**0.7, fraction, out_fraction)",
+    "constant whole exponents are products; tabulate others: zkjax.fixed.table(lambda x: x**0.7, "
+    "fraction, out_fraction, low=0, high=8)",
     "pow",
-    "exp2",
     "jnp.power",
     "jnp.float_power",
-    "jnp.exp2",
 )
 hint(
     "x // 2**n and x % 2**n are proved; zkjax.fixed.decode(x, fraction=n) moves the point without "
@@ -139,6 +152,33 @@ hint(
     "clz",
     "bitcast_convert_type",
     "reduce_xor",
+)
+hint(
+    "multiply by 2.0**n instead",
+    "jnp.ldexp",
+)
+hint("compare with x < 0.0", "jnp.signbit")
+hint(
+    "compare jnp.abs(x - y) with a constant: zkjax.fixed.constant(1e-3, fraction=12)",
+    "jnp.isclose",
+    "jnp.allclose",
+)
+hint(
+    "integers are divided by one constant, numbers by powers of two: jnp.floor(x * 2.0**-n); "
+    "zkjax.fixed.divide(x, y, fraction=0) divides by data",
+    "'//'",
+    "jnp.floor_divide",
+)
+hint(
+    "compute it outside the function and pass it in",
+    "jnp.gcd",
+    "jnp.lcm",
+    "jnp.bitwise_count",
+)
+hint(
+    "write it as jax.lax.scan over the axis, or with jnp.sum, jnp.prod, jnp.max",
+    "reduce",
+    "cumlogsumexp",
 )
 hint(
     "complex numbers are pairs of numbers: carry real and imaginary parts yourself",

@@ -244,6 +244,27 @@ def _tabulated(name: str, *names: str) -> None:
     hint(f"use zkjax.fixed.{name}, which is a table lookup", *names)
 
 
+_tabulated("sigmoid(x[..., n:]) times x[..., :n]", "jax.nn.glu", "nn.glu")
+hint(
+    "tabulate it: zkjax.fixed.table(a NumPy version of it, fraction, out_fraction, derivative=...)",
+    "jax.nn.elu",
+    "jax.nn.selu",
+    "jax.nn.celu",
+    "jax.nn.log_sigmoid",
+    "jax.nn.softplus",
+    "jax.nn.mish",
+    "jax.nn.squareplus",
+    "jax.nn.soft_sign",
+    "jax.nn.hard_sigmoid",
+    "jax.nn.hard_silu",
+    "jax.nn.hard_swish",
+    "jax.scipy.special.erf",
+    "jax.scipy.special.logit",
+    "jax.scipy.special.xlogy",
+    "jnp.logaddexp",
+    "jnp.sinc",
+    "optax.sigmoid_binary_cross_entropy",
+)
 _tabulated("exp (for x <= 0) or zkjax.fixed.softmax", "exp", "jnp.exp", "lax.exp")
 _tabulated("log", "log", "jnp.log", "lax.log")
 _tabulated("tanh", "tanh", "jnp.tanh", "nn.tanh")
@@ -266,7 +287,6 @@ hint(
     "nn.log_softmax",
     "jax.nn.logsumexp",
     "jax.scipy.special.logsumexp",
-    "jnp.logaddexp",
     "optax.softmax_cross_entropy",
     "optax.softmax_cross_entropy_with_integer_labels",
 )

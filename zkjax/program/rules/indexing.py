@@ -254,6 +254,8 @@ hint(
     "jnp.take",
     "jnp.take_along_axis",
     "jnp.choose",
+    "nn.Embed",
+    "nnx.Embed",
 )
 hint(
     "choose with jnp.where(zkjax.fixed.onehot(index, n) == 1, update, x)",

@@ -162,6 +162,12 @@ hint(
     "lax.approx_min_k",
 )
 hint(
+    "its derivative has no rule; zkjax.fixed.onehot(jnp.argsort(x), n) @ x is sorted and has one",
+    "jnp.sort",
+    "lax.sort",
+    "lax.top_k",
+)
+hint(
     "use zkjax.fixed.max(x, bits), whose derivative gives every maximal entry the full cotangent",
     "jnp.max",
     "jnp.amax",

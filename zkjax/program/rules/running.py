@@ -22,12 +22,17 @@ def product(t: Tracer, x: Sym, y: Sym) -> Sym:
 
 def larger(t: Tracer, x: Sym, y: Sym) -> Sym:
     bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return choose(t, bit, x, y, t.builder.shape(x.var))
+    return _named(t, choose(t, bit, x, y, t.builder.shape(x.var)))
+
+
+def _named(t: Tracer, x: Sym) -> Sym:
+    """By a name: the next choice sees what this one is within, not of what it is made."""
+    return Sym(t.builder.alias(x.var), x.fraction)
 
 
 def smaller(t: Tracer, x: Sym, y: Sym) -> Sym:
     bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return choose(t, bit, y, x, t.builder.shape(x.var))
+    return _named(t, choose(t, bit, y, x, t.builder.shape(x.var)))
 
 
 COMBINE: dict[str, Combine] = {"cumprod": product, "cummax": larger, "cummin": smaller}

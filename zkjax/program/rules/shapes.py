@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.tracer import Sym, Tracer, primitive
 
 
@@ -78,29 +77,28 @@ def padded(t: Tracer, x: Sym, low, step, shape) -> Sym:
     return Sym(var, x.fraction)
 
 
+def surrounded(t: Tracer, x: Sym, padding, dilation) -> Sym:
+    """x with zeros between and around its elements; negative padding crops."""
+    shape = t.builder.shape(x.var)
+    spread = [(n - 1) * d + 1 for n, d in zip(shape, dilation, strict=True)]
+    low = [max(0, a) for a, _ in padding]
+    outside = [n + a + max(0, b) for n, a, (_, b) in zip(spread, low, padding, strict=True)]
+    x = padded(t, x, low, dilation, outside)
+    kept = [n + a + b for n, (a, b) in zip(spread, padding, strict=True)]
+    return slice_of(t, x, [max(0, -a) for a, _ in padding], tuple(kept))
+
+
 @primitive("pad")
 def _pad(t: Tracer, eqn, x, value):
-    config = eqn.params["padding_config"]
-    if any(low < 0 or high < 0 for low, high, _ in config):
-        inside = t.builder.shape(x.var)
-        if any(interior for _, _, interior in config):
-            raise UnsupportedPrimitiveError("negative padding with interior padding", t.where)
-        starts = [max(0, -low) for low, _, _ in config]
-        shape = [
-            n - max(0, -low) - max(0, -high)
-            for n, (low, high, _) in zip(inside, config, strict=True)
-        ]
-        if min(shape) < 1:
-            raise UnsupportedPrimitiveError("padding that crops a whole axis", t.where)
-        x = slice_of(t, x, starts, shape)
-    low, step = [max(0, c[0]) for c in config], [c[2] + 1 for c in config]
-    shape = eqn.outvars[0].aval.shape
-    out = padded(t, x, low, step, shape)
+    config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
+    padding, dilation = [c[:2] for c in config], [c[2] + 1 for c in config]
+    x = t.sym(x)
+    out = surrounded(t, x, padding, dilation)
     if not isinstance(value, Sym) and not np.any(np.asarray(value)):
         return [out]
     # Elsewhere the padding value: 1 - pad(1) times it.
-    ones = t.sym(np.ones(t.builder.shape(x.var)))
-    outside = t.add([(np.ones(shape), 1), (padded(t, ones, low, step, shape), -1)])
+    ones = surrounded(t, t.sym(np.ones(t.builder.shape(x.var))), padding, dilation)
+    outside = t.add([(np.ones(shape), 1), (ones, -1)])
     filled = t.builder.multiply(outside.var, t.spread(value, shape).var)
     return [t.add([(out, 1), (Sym(filled, t.sym(value).fraction), 1)])]
 

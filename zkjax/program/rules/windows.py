@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
@@ -11,21 +9,10 @@ from zkjax.program.hints import hint
 from zkjax.program.rules.contraction import contract
 from zkjax.program.rules.indexing import require_small
 from zkjax.program.rules.running import along, larger, smaller
-from zkjax.program.rules.shapes import padded, slice_of
+from zkjax.program.rules.shapes import surrounded
 from zkjax.program.tracer import Sym, Tracer, primitive
 
 MOST_PLACES = 1 << 16  # places of a window along an axis, times its length
-
-
-def surrounded(t: Tracer, x: Sym, padding, dilation: Sequence[int]) -> Sym:
-    """x with zeros between and around its elements; negative padding crops."""
-    shape = t.builder.shape(x.var)
-    spread = [(n - 1) * d + 1 for n, d in zip(shape, dilation, strict=True)]
-    low = [max(0, a) for a, _ in padding]
-    outside = [n + a + max(0, b) for n, a, (_, b) in zip(spread, low, padding, strict=True)]
-    x = padded(t, x, low, dilation, outside)
-    kept = [n + a + b for n, (a, b) in zip(spread, padding, strict=True)]
-    return slice_of(t, x, [max(0, -a) for a, _ in padding], tuple(kept))
 
 
 def windows(t: Tracer, eqn, x: Sym, axis: int, size: int, stride: int, dilation: int) -> Sym:
@@ -115,8 +102,8 @@ def _window_max(t: Tracer, eqn, x):
 
 
 hint(
-    "the derivative of a maximum over windows has no rule; pool with sums (nn.avg_pool), or take "
-    "windows by constant indices and zkjax.fixed.max over them",
+    "maxima over windows are proved inside the edges (padding='VALID') and without a derivative; "
+    "for one pool with nn.avg_pool, or take zkjax.fixed.max over windows that constants select",
     "select_and_scatter_add",
     "select_and_gather_add",
     "nn.max_pool",
