@@ -23,8 +23,9 @@ from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import Float
 from zkjax.models.peft import save_adapter
-from zkjax.models.pretrain import load_demo_base
+from zkjax.models.pretrain import CHECKPOINT, load_demo_base
 from zkjax.program.statement import Statement
+from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
     WEIGHT_FRACTION,
@@ -38,6 +39,7 @@ from zkjax.proofs.finetune import (
 from zkjax.verify import verify_statement
 
 LEARNING_RATE = 0.1
+DEMO_CALIBRATION = CHECKPOINT.with_name("demo-calibration.json")
 BATCH, LENGTH = 4, 64
 CURVE_STEPS = 20
 SEALED_OUTPUTS = (True, False)  # (adapter, loss)
@@ -49,6 +51,7 @@ def demo_inputs(layers: int = 2) -> tuple[FineTuning, Any, Any, Any]:
     More than two layers repeat the trained ones; that is for measuring, not for learning.
     """
     run = FineTuning(model=LlamaConfig(num_hidden_layers=layers))
+    run = Calibration.load(DEMO_CALIBRATION).apply(run)
     base = load_demo_base()
     if layers != 2:
         base["layers"] = jax.tree.map(

@@ -71,6 +71,10 @@ class WitnessError(ZkjaxError):
     """
 
 
+class CalibrationError(ZkjaxError):
+    """A calibration is of another model or version, or no calibration."""
+
+
 class StatementError(ZkjaxError):
     """A statement or claims file is malformed, or arguments do not fit the statement."""
 
@@ -89,3 +93,7 @@ class SessionError(ZkjaxError):
         text = f"{check}: {detail}" if detail else check
         super().__init__(f"{party}: {text}" if party else text)
         self.check, self.detail, self.party = check, detail, party
+
+
+class CheckpointError(ZkjaxError):
+    """A directory of weights is not what this version reads; names the file and the key."""

@@ -7,10 +7,10 @@ differentiate. ``f`` and the range of ``k`` are inferred when a function is trac
 
 from zkjax.fixed.choices import argmax, relu
 from zkjax.fixed.functions import (
-    cross_entropy,
     divide,
     embed,
     exp,
+    locate,
     log,
     lookup,
     max,
@@ -19,21 +19,27 @@ from zkjax.fixed.functions import (
     rsqrt,
     sigmoid,
     silu,
-    softmax,
 )
+from zkjax.fixed.norm import inverse_rms, rms_normalize
 from zkjax.fixed.rounding import (
     Format,
+    Scale,
     constant,
     cotangent_format,
     decode,
     encode,
     quantize,
     round,
+    round_cotangent,
+    round_value,
+    significant,
 )
+from zkjax.fixed.softmax import cross_entropy, softmax
 from zkjax.fixed.tabulated import gelu, table, tanh
 
 __all__ = [
     "Format",
+    "Scale",
     "argmax",
     "constant",
     "cotangent_format",
@@ -44,6 +50,8 @@ __all__ = [
     "encode",
     "exp",
     "gelu",
+    "inverse_rms",
+    "locate",
     "log",
     "lookup",
     "max",
@@ -51,9 +59,13 @@ __all__ = [
     "quantize",
     "reciprocal",
     "relu",
+    "rms_normalize",
     "round",
+    "round_cotangent",
+    "round_value",
     "rsqrt",
     "sigmoid",
+    "significant",
     "silu",
     "softmax",
     "table",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, TraceError
-from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND
+from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND, MAX_WIDE_BOUND
 from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table, range_table
 
@@ -115,10 +115,12 @@ class Builder:
         self, kind: str, inputs: Sequence[int], shape: Shape, bound: int, *params, key=None
     ) -> int:
         """The variable ``kind(inputs)``; an existing one if it was already computed."""
-        if bound > MAX_BOUND:
+        most = MAX_BOUND if RULES[kind].cls == "advice" else MAX_WIDE_BOUND
+        if bound > most:
             raise OverflowBoundError(
-                f"a value of '{kind}' may reach {bound.bit_length()} bits; fixed point holds 52; "
-                "round an operand to fewer fraction bits with zkjax.fixed.round before this line",
+                f"a value of '{kind}' may reach {bound.bit_length()} bits; fixed point holds "
+                f"{most.bit_length() - 1}; round an operand to fewer fraction bits with "
+                "zkjax.fixed.round before this line",
                 self.where,
             )
         shape = tuple(int(n) for n in shape)
@@ -217,6 +219,10 @@ class Builder:
         inside = self.shape(var)
         if tuple(shape) == inside and list(dims) == list(range(len(inside))):
             return var
+        op = self.ops[var]
+        if op.kind == "broadcast":  # one that adds axes, then one that widens them, are one
+            var, inside = op.inputs[0], op.params[1]
+            dims = [dims[d] for d in op.params[0]]
         return self.add("broadcast", [var], shape, self.bounds[var], tuple(dims), inside)
 
     def reshape(self, var: int, shape: Shape) -> int:

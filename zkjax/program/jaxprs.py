@@ -128,6 +128,7 @@ def known_array(value) -> np.ndarray:
 
 
 _PACKAGES: list[str] = []
+_OWN_USERS = ("models", "proofs")  # of our own folders: what they compute is a user's to read
 
 
 def _library_folders() -> list[str]:
@@ -138,11 +139,6 @@ def _library_folders() -> list[str]:
             except ImportError:
                 continue
             _PACKAGES.extend(os.path.abspath(folder) + os.sep for folder in module.__path__)
-        # The arithmetic of our own models is not where a user looks either.
-        home = importlib.util.find_spec("zkjax.models")
-        if home is not None and home.submodule_search_locations:
-            folder = os.path.abspath(home.submodule_search_locations[0])
-            _PACKAGES.append(os.path.join(folder, "numerics.py"))
     return _PACKAGES
 
 
@@ -151,10 +147,10 @@ def _frames(eqn) -> tuple[list, Any]:
     around them, or None.
     """
     made = getattr(eqn.source_info, "traceback", None)
-    folders, inside = tuple(_library_folders()), []
+    inside: list = []
     for frame in made.frames if made is not None else ():
         name = frame.file_name
-        if not name.startswith("<") and not os.path.abspath(name).startswith(folders):
+        if not name.startswith("<") and not _of_library(os.path.abspath(name)):
             return inside[::-1], frame
         inside.append(frame)
     return inside[::-1], None
@@ -168,10 +164,10 @@ def source_line(eqn) -> str:
 
 def line_of(error: BaseException) -> str:
     """file:line (function) of the innermost user frame that an exception passed, or ''."""
-    found, folders = "", tuple(_library_folders())
+    found = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
-        if not name.startswith("<") and not os.path.abspath(name).startswith(folders):
+        if not name.startswith("<") and not _of_library(os.path.abspath(name)):
             found = f"{name}:{line} ({frame.f_code.co_qualname})"
     return found
 
@@ -182,3 +178,12 @@ def library_frames(eqn) -> list[tuple[str, str]] | None:
     """
     inside, user = _frames(eqn)
     return [(f.file_name, f.function_name) for f in inside] if user else None
+
+
+def _of_library(path: str) -> bool:
+    folder = next((f for f in _library_folders() if path.startswith(f)), None)
+    if folder is None:
+        return False
+    first, *rest = path[len(folder) :].split(os.sep)
+    ours = folder.endswith(f"{os.sep}zkjax{os.sep}") and first in _OWN_USERS
+    return not ours or rest[-1:] == ["numerics.py"]

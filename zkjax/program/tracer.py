@@ -74,11 +74,12 @@ MOVES = {  # their results are some of their operands' elements
     *ON_ONE_DEVICE,
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
-KEEP_SYMBOLIC = {
+KEEP_SYMBOLIC = {  # not evaluated at trace time even if all operands are known
     "scan",
+    "zk_locate",
     "zk_lookup",
     *ON_ONE_DEVICE,
-}  # not evaluated at trace time even if all operands are known
+}
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,16 @@ def _round(t: Tracer, eqn, x):
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
         b.rely(y.var, -half, half - 1, f"fixed.round(bits={bits})", check=True)
         return [y]
+    place = f"site {eqn.params['site']}, " if eqn.params["site"] else ""
     if s + bits > FIELD_BITS:
         raise OverflowBoundError(
-            f"rounding drops {s} bits and keeps {bits}; together they must not exceed {FIELD_BITS}",
+            f"{place}rounding drops {s} bits and keeps {bits}; together they must not exceed "
+            f"{FIELD_BITS}",
             t.where,
         )
     # Named by its bits too: a check of one rounding must not outlive it in another.
     y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s, key=bits)
-    note = f"fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
+    note = f"{place}fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
     rem = b.affine([(x.var, 1), (y, -(1 << s))], 1 << (s - 1), bound=(1 << s) - 1)
     b.range_check(rem, s, y, note)
@@ -69,6 +71,33 @@ def _lookup(t: Tracer, eqn, x):
     for y in outputs:
         b.notes[y] = note
         b.lookup(table, [x.var, *outputs], y)
+    return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
+
+
+@primitive("zk_locate")
+def _locate(t: Tracer, eqn, x):
+    """Columns of the row i with first_i <= x <= last_i: (i, first_i, last_i, ...) is a row of the
+    table, and x - first_i and last_i - x are not negative. The intervals do not overlap, so one row
+    does.
+    """
+    p = eqn.params
+    table, b = p["table"], t.builder
+    x = t.at_fraction(x, p["in_fraction"])
+    shape, key = b.shape(x.var), table.digest.hex()
+    row = b.add("locate", [x.var], shape, table.rows, key)
+    columns = [
+        b.add("lookup", [row], shape, int(np.abs(table.columns[c]).max()), key, c)
+        for c in range(1, table.width)
+    ]
+    first, last, *outputs = columns
+    note = f"table '{table.name}' at {t.where}"
+    width = int(np.max(table.columns[2] - table.columns[1])).bit_length()
+    owners = outputs or [row]
+    for y in owners:
+        b.notes[y] = note
+        b.lookup(table, [row, *columns], y)
+        for over in ([(x.var, 1), (first, -1)], [(last, 1), (x.var, -1)]):
+            b.range_check(b.affine(over, bound=(1 << width) - 1), width, y, note)
     return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
 
 
