@@ -1556,6 +1556,25 @@ FUNCTIONS: dict[str, list[Line]] = {
             within=2 ** (-12),
         ),
         Line(
+            "fixed.rms_normalize(v, 0.25, (4, 16), (12, 16), (12, 16))",
+            real="v * lax.rsqrt(jnp.mean(v * v, axis=-1, keepdims=True) + 0.25)",
+            within=2**-8,
+        ),
+        Line(
+            "fixed.inverse_rms(v, 4, 0.25, (12, 16))",
+            real="lax.rsqrt(jnp.mean(v * v, axis=-1, keepdims=True) + 0.25)",
+            within=2**-11,
+        ),
+        Line(
+            "fixed.round_value(v * v, 4, 16)",
+        ),
+        Line(
+            "fixed.round_cotangent(v, 4, 16)",
+        ),
+        Line(
+            "fixed.significant(0.1, 8) * v",
+        ),
+        Line(
             "fixed.max(v)",
             real="jnp.max(v, axis=-1)",
             within=0,
@@ -1568,7 +1587,7 @@ FUNCTIONS: dict[str, list[Line]] = {
         Line(
             "fixed.softmax(v, None, 4)",
             real="jax.nn.softmax(v)",
-            within=5 * 2 ** (-14),
+            within=2**-5,
         ),
         Line(
             "fixed.cross_entropy(v, k, 4)",

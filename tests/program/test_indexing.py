@@ -64,6 +64,9 @@ FUNCTIONS: dict[str, Callable] = {
     "a branch that is known": lambda x: lax.cond(True, lambda v: v[0], lambda v: v[1], x),
     "a branch by data": lambda x: lax.cond(x[0, 0] > 2, lambda v: v[0], lambda v: v[1], x),
     "the other branch": lambda x: lax.cond(x[0, 0] > 5, lambda v: v[0], lambda v: v[1], x),
+    "one of several branches by data": lambda x: lax.switch(
+        x[2, 0].astype(jnp.int32), [lambda v: v, lambda v: v[::-1], lambda v: v.at[0].set(1)], x
+    ),
     "branches under vmap": jax.vmap(
         lambda row: lax.cond(row[0] > 0, lambda v: v[::-1], lambda v: v, row)
     ),
@@ -184,7 +187,6 @@ def test_some_are_proved():
         lambda x: x.at[x[0, 0]].set(1),
         lambda x: lax.fori_loop(0, x[0, 0].astype(jnp.int32), lambda i, y: y + 1, x),
         lambda x: lax.dynamic_update_slice_in_dim(x, x[:1], x[0, 0].astype(jnp.int32), 0),
-        lambda x: lax.switch(x[0, 0], [lambda v: v, lambda v: v[::-1], lambda v: v * 0], x),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill", fill_value=2),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill"),
         lambda x: x.astype(jnp.int32).at[np.array([0, 0])].apply(lambda v: v + 1),
