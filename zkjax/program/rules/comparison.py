@@ -165,7 +165,13 @@ def chosen(t: Tracer, index: Value, cases: Sequence[Value], shape, what: str) ->
         else:
             bit = index if most == 1 else nonnegative(t, t.add([(index, 1), (np.array(i), -1)]))
         result = choose(t, t.spread(bit, shape), case, result, shape)
+        result = named(t, result) if i < most else result
     return result
+
+
+def named(t: Tracer, x: Sym) -> Sym:
+    """By a name: the next choice sees what this one is within, not of what it is made."""
+    return Sym(t.builder.alias(x.var), x.fraction)
 
 
 @primitive("select_n")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
-from zkjax.program.rules.comparison import choose, nonnegative
+from zkjax.program.rules.comparison import choose, named, nonnegative
 from zkjax.program.rules.shapes import joined, slice_of
 from zkjax.program.tracer import Sym, Tracer, primitive
 
@@ -22,17 +22,12 @@ def product(t: Tracer, x: Sym, y: Sym) -> Sym:
 
 def larger(t: Tracer, x: Sym, y: Sym) -> Sym:
     bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return _named(t, choose(t, bit, x, y, t.builder.shape(x.var)))
-
-
-def _named(t: Tracer, x: Sym) -> Sym:
-    """By a name: the next choice sees what this one is within, not of what it is made."""
-    return Sym(t.builder.alias(x.var), x.fraction)
+    return named(t, choose(t, bit, x, y, t.builder.shape(x.var)))
 
 
 def smaller(t: Tracer, x: Sym, y: Sym) -> Sym:
     bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return _named(t, choose(t, bit, y, x, t.builder.shape(x.var)))
+    return named(t, choose(t, bit, y, x, t.builder.shape(x.var)))
 
 
 COMBINE: dict[str, Combine] = {"cumprod": product, "cummax": larger, "cummin": smaller}
