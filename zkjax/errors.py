@@ -22,11 +22,23 @@ class VerificationError(ZkjaxError):
 
 
 class TraceError(ZkjaxError):
-    """A function cannot be turned into a statement. ``where`` is the user's source line."""
+    """A function cannot be turned into a statement.
 
-    def __init__(self, message: str, where: str = ""):
-        super().__init__(f"{message}\n  at {where}" if where else message)
-        self.where = where
+    Attributes:
+      message: what is the matter, and what to write instead.
+      where: the user's source line.
+      context: of what operands, in which function.
+    """
+
+    def __init__(self, message: str, where: str = "", context: str = ""):
+        super().__init__(message)
+        self.message, self.where, self.context = message, where, context
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        lines += [f"  at {self.where}"] if self.where else []
+        lines += [f"  in {self.context}"] if self.context else []
+        return "\n".join(lines)
 
 
 class UnsupportedPrimitiveError(TraceError):

@@ -75,6 +75,42 @@ def scanned(x):
     return last.astype(jnp.int32), rows.astype(jnp.int32)
 
 
+def first(x):
+    """The first of equal maxima."""
+    return jnp.argmax(x, axis=1).astype(jnp.int32)
+
+
+def largest_two(x):
+    """With their indices."""
+    return jax.lax.top_k(x, 2)
+
+
+def quotient(x):
+    """Rounded down, of numbers of both signs."""
+    return jnp.floor_divide(x.astype(jnp.int16), 5)
+
+
+def whole_part(x):
+    return jnp.floor(fixed.decode(x, 3)).astype(jnp.int32)
+
+
+def counted(x):
+    """Indexing by a loop's counter: set, read back, added."""
+
+    def body(i, y):
+        y = y.at[i].set(fixed.round(y[i - 1] * 0.5 + y[2 - i], 2, 16))
+        return y.at[0].add(fixed.decode(x, 1)[i])
+
+    return fixed.encode(jax.lax.fori_loop(1, 3, body, fixed.decode(x, 1)), 2)
+
+
+def clipped(x):
+    """The derivative of clipping, in which equal operands share the cotangent."""
+    v = x.astype(jnp.float64)
+    slope = jax.grad(lambda u: jnp.sum(jnp.clip(u, -9.0, 5.0) * u))(v)
+    return fixed.encode(slope, 2)
+
+
 def normalised(x):
     return fixed.encode(fixed.softmax(x.astype(jnp.float64) * 0.25, None, 12, 8), 8)
 
@@ -88,6 +124,12 @@ SMALL: dict[str, tuple[Callable, np.ndarray]] = {
     "maximum": (maximum, np.array([[5, -9, 100], [7, 3, -2]], dtype=np.int8)),
     "compared": (compared, np.array([5, -9, 1, 0], dtype=np.int8)),
     "embedded": (embedded, np.array([0, 5, -3], dtype=np.int8)),
+    "first": (first, np.array([[3, 7, 7], [-7, -3, -3]], dtype=np.int8)),
+    "largest_two": (largest_two, np.array([[3, 5, 5], [-9, -5, -5]], dtype=np.int8)),
+    "quotient": (quotient, np.array([-10, 9, 37], dtype=np.int8)),
+    "whole_part": (whole_part, np.array([37, -11, 120], dtype=np.int8)),
+    "counted": (counted, np.array([5, -9, 100], dtype=np.int8)),
+    "clipped": (clipped, np.array([5, -9], dtype=np.int8)),
     "scanned": (scanned, np.array([[1, 2], [-3, 4], [5, -6]], dtype=np.int8)),
 }
 

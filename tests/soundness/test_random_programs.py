@@ -100,8 +100,18 @@ TEETH = {
     "nonnegative": SMALL["compared"],
     "onehot": (chosen, np.array([0, 3, 1], dtype=np.uint8)),
     "carry": SMALL["scanned"],
+    "first": SMALL["first"],
+    "quotient": SMALL["quotient"],
+    "whole_part": SMALL["whole_part"],
+    "counted": SMALL["counted"],
 }
-HINT = {"onehot": "limb"}
+HINT = {
+    "onehot": "limb",
+    "first": "argmax_bit",
+    "quotient": "divide",
+    "whole_part": "round",
+    "counted": "carry",
+}
 
 
 def sealed_call(name):

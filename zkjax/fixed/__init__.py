@@ -5,6 +5,7 @@ the functions here round or look up. They are ordinary JAX functions: they jit, 
 differentiate. ``f`` and the range of ``k`` are inferred when a function is traced for proving.
 """
 
+from zkjax.fixed.choices import argmax, relu
 from zkjax.fixed.functions import (
     divide,
     embed,
@@ -35,10 +36,12 @@ from zkjax.fixed.rounding import (
     significant,
 )
 from zkjax.fixed.softmax import cross_entropy, softmax
+from zkjax.fixed.tabulated import gelu, table, tanh
 
 __all__ = [
     "Format",
     "Scale",
+    "argmax",
     "constant",
     "cotangent_format",
     "cross_entropy",
@@ -47,6 +50,7 @@ __all__ = [
     "embed",
     "encode",
     "exp",
+    "gelu",
     "inverse_rms",
     "locate",
     "log",
@@ -55,6 +59,7 @@ __all__ = [
     "onehot",
     "quantize",
     "reciprocal",
+    "relu",
     "rms_normalize",
     "round",
     "round_cotangent",
@@ -65,4 +70,6 @@ __all__ = [
     "significant",
     "silu",
     "softmax",
+    "table",
+    "tanh",
 ]

@@ -285,7 +285,11 @@ class Builder:
         name = self.alias(obligation.var)
         shifted = self.affine([(name, 1)], -low, bound=min(MAX_BOUND, high - low))
         what = f"{obligation.what} at {obligation.where}" if obligation.where else obligation.what
-        self.range_check(shifted, (high - low).bit_length(), None, what)
+        width = (high - low).bit_length()
+        self.range_check(shifted, width, None, what)
+        if high - low + 1 != 1 << width:  # no power of two: from above too
+            below = self.affine([(name, -1)], high, bound=min(MAX_BOUND, high - low))
+            self.range_check(below, width, None, what)
 
     def within(self, var: int, low: int, high: int) -> bool:
         """Whether an honest run keeps all entries in [low, high], as far as is known so far."""

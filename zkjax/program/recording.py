@@ -17,7 +17,14 @@ import numpy as np
 from zkjax._compat import scan_sizes
 from zkjax.errors import ValueRangeError
 from zkjax.fixed.primitives import LIMITS
-from zkjax.program.jaxprs import inner_jaxpr, source_line
+from zkjax.program.jaxprs import (
+    ON_ONE_DEVICE,
+    inner_jaxpr,
+    known_array,
+    on_one_device,
+    source_line,
+    used_equations,
+)
 
 Records = dict[
     Hashable, tuple[Any, int]
@@ -140,17 +147,19 @@ class _Recorder:
         self._where = ""
 
     def run(self, closed, inputs: Sequence[Any]) -> tuple[list, Records]:
+        from jax import numpy as jnp
+
         env: dict[Any, Any] = {}
         records: Records = {}
 
         def read(atom):
-            return atom.val if hasattr(atom, "val") else env[atom]
+            return known_array(atom.val) if hasattr(atom, "val") else env[atom]
 
         jaxpr = closed.jaxpr
         env.update(zip(jaxpr.constvars, closed.consts, strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
         outer = self._where
-        for eqn in jaxpr.eqns:
+        for eqn in used_equations(jaxpr):
             self._where = source_line(eqn) or outer
             operands = [read(a) for a in eqn.invars]
             inner = inner_jaxpr(eqn)
@@ -164,6 +173,8 @@ class _Recorder:
                 used = operands[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else []
                 outputs, more = self.run(inner, used)
                 records.update(more)
+            elif eqn.primitive.name in ON_ONE_DEVICE:
+                outputs = on_one_device(eqn, operands, jnp.reshape)
             else:
                 outputs = eqn.primitive.bind(*operands, **eqn.params)
                 if not eqn.primitive.multiple_results:
