@@ -136,7 +136,7 @@ def test_accepts_a_folder_and_a_proof_file(proved):
         assert result.exit_code == 0, result.output
         assert result.stdout.startswith("accepted")
         assert digest_of(proved) in result.stdout
-        assert "private, in input commitment 0" in result.stdout
+        assert "private, input 0" in result.stdout
         commitment = zkjax.Claims.from_json((proved / "claims.json").read_text())
         assert str(commitment.input_commitments[0]) in result.stdout
         assert "public, 64 32 -16" in result.stdout
