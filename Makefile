@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 # What the demo needs is enough for it; an environment for development has that too.
 FOR_DEMO := $(or $(wildcard $(INSTALLED)),$(VENV)/.demo)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint notebooks clean
 
 # Writes to the first free of out, out-2, out-3, ...: what a run has kept is never touched by another.
 demo: $(FOR_DEMO)
@@ -22,6 +22,10 @@ demo: $(FOR_DEMO)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake tests notebooks
 
+# Runs the notebooks and keeps their outputs.
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest --nbmake --overwrite notebooks
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,6 +35,7 @@ lint: $(INSTALLED)
 $(VENV)/.demo: EXTRAS := models,plot
 $(INSTALLED): EXTRAS := dev
 $(VENV)/.demo $(INSTALLED): pyproject.toml
+	@echo "installing into $(VENV), which takes about a minute"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@
