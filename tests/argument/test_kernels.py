@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,3 +83,41 @@ def test_compiled_once_and_counted():
     assert np.asarray(kernel(np.full(5, 2**63, dtype=np.uint64))).tolist() == [0] * 5
     assert kernel._compiled._cache_size() == compiled
     assert jnp.asarray(1).dtype != np.int64  # the 64-bit scope has not leaked
+
+
+@pytest.fixture
+def no_cache_yet():
+    """JAX's configuration as it is before anything has asked for a cache; restored afterwards."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def cache_dir() -> str | None:
+    return jax.config.values["jax_compilation_cache_dir"]
+
+
+def test_compiled_kernels_are_kept(no_cache_yet, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZKJAX_CACHE", str(tmp_path / "kept"))
+    zkjax.seal(values(2), openings=1)  # kernels that are there already ask for nothing
+    Kernel("negative", lambda: lambda x: -x)(values(2))
+    assert cache_dir() == str(tmp_path / "kept" / "kernels")
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_cache_if_it_is_off_or_cannot_be_written(no_cache_yet, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    for off in ("off", str(tmp_path / "file" / "below")):
+        monkeypatch.setenv("ZKJAX_CACHE", off)
+        zkjax.enable_kernel_cache()
+        assert cache_dir() is None
+
+
+def test_a_cache_of_the_user_stays(no_cache_yet, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZKJAX_CACHE", str(tmp_path / "kept"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    zkjax.enable_kernel_cache()
+    assert cache_dir() == str(tmp_path / "mine") and not (tmp_path / "kept").exists()
