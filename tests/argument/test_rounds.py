@@ -72,7 +72,7 @@ def check_table(values: np.ndarray, degree: int, rule: str, rng, folds: int) -> 
 @pytest.fixture
 def pieces_of_16_and_128(monkeypatch):
     monkeypatch.setattr(pieces, "SMALL", 16)
-    monkeypatch.setattr(pieces, "large", lambda: 128)
+    monkeypatch.setattr(pieces, "sizes", lambda: (128, 16))
 
 
 @pytest.mark.parametrize("size", [2, 16, 32, 128, 256, 1024])
@@ -95,6 +95,7 @@ def test_pieces(size, count, rng, pieces_of_16_and_128):
         assert np.array_equal(pieces.joined([high for _, high in pairs]), values[:, size // 2 :])
     one = pieces.recut([values[:, :128]]) if size >= 128 else cut
     assert {p.shape[-1] for p in one} == {16}
+    assert pieces.widths(size) == ([16, 128] if size >= 256 else [16])
 
 
 @pytest.mark.parametrize(("factors", "degree"), [(1, 1), (2, 2), (2, 3), (3, 3), (4, 4)])

@@ -1,4 +1,4 @@
-"""Long arrays in pieces of two fixed sizes, so that a kernel is compiled for these and not for
+"""Long arrays in pieces of a few fixed sizes, so that a kernel is compiled for these and not for
 every length. On a CPU a piece also stays in cache: a sumcheck over pieces takes half the time.
 """
 
@@ -14,21 +14,21 @@ SMALL = 1 << 10  # lanes of a small piece; what is shorter is padded to one, or 
 
 
 @cache
-def large() -> int:
-    """Lanes of a large piece: what fits a CPU's cache, or what keeps another device busy."""
+def sizes() -> tuple[int, ...]:
+    """Lanes of pieces, descending: what fits a CPU's cache, or keeps another device busy; SMALL."""
     import jax
 
-    return 1 << 14 if jax.default_backend() == "cpu" else 1 << 20
+    return (1 << 14, SMALL) if jax.default_backend() == "cpu" else (1 << 20, 1 << 15, SMALL)
 
 
 def lanes(size: int) -> int:
     """Lanes of the pieces of ``size`` values, a power of two: the most that give two pieces."""
-    return next((n for n in (large(), SMALL) if size >= 2 * n), SMALL)
+    return next((n for n in sizes() if size >= 2 * n), SMALL)
 
 
 def widths(size: int) -> list[int]:
     """Lanes of all pieces that an array of ``size`` values is folded in."""
-    return sorted({SMALL, lanes(size)})
+    return sorted(n for n in sizes() if n <= lanes(size))
 
 
 def cut(values: np.ndarray) -> list[Any]:
