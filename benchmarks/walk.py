@@ -33,9 +33,10 @@ WIDTH = 80
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
     """("python" | "shell", source) of the README, in order: fenced blocks and indented ones."""
-    pattern = r"^```python\n(?P<python>.*?)^```|(?P<shell>(?:^    \S.*\n)+)"
-    for found in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
-        yield found.lastgroup, re.sub(r"^    ", "", found[found.lastgroup], flags=re.MULTILINE)
+    pattern = r"^```python\n(?P<python>(?:.*\n)*?)^```|(?P<shell>(?:^    \S.*\n)+)"
+    for found in re.finditer(pattern, text, re.MULTILINE):
+        source = found[kind := found.lastgroup]
+        yield kind, source if kind == "python" else re.sub(r"(?m)^    ", "", source)
 
 
 class Walk:
@@ -43,7 +44,7 @@ class Walk:
 
     def __init__(self, home: Path, folder: Path, terminal: bool):
         self.bin, self.folder, self.terminal = home / "bin", folder, terminal
-        self.steps: list[dict] = []
+        self.source, self.steps = "", []
         self.servers: list[subprocess.Popen] = []
         folder.mkdir()
         self.environment = {
@@ -55,7 +56,9 @@ class Walk:
         }
 
     def python(self, source: str) -> None:
-        (self.folder / "own.py").write_text(source)
+        """A block goes on from those before it."""
+        self.source += source
+        (self.folder / "own.py").write_text(self.source)
         self.command("python own.py")
 
     def shell(self, line: str) -> None:

@@ -437,6 +437,21 @@ def test_make_demo_can_be_run_again(made_demo, tmp_path):
         assert (tmp_path / name / "proof.zkp").exists()
 
 
+def test_make_demo_installs_what_the_demo_needs(tmp_path):
+    """Neither linters nor tests; an environment for development is used as it is."""
+    makefile = Path(__file__).parent.parent.parent / "Makefile"
+
+    def commands() -> str:
+        arguments = ["make", "-n", "-f", makefile, "demo", f"VENV={tmp_path / 'environment'}"]
+        cwd = makefile.parent
+        return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+    assert "-e '.[models,plot]'" in (text := commands()) and "dev]" not in text
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / ".installed").touch()
+    assert "pip install" not in commands()
+
+
 def _install_demo(monkeypatch, run_demo) -> None:
     import types
 
