@@ -48,6 +48,7 @@ def main() -> None:
     proof.save("proof.zkp")
     Path("claims.json").write_text(proof.claims.to_json())
     assert run("verify", ".") == 0 and run("inspect", ".") == 0 and run("--version") == 0
+    assert run("verify", ".", "--json") == 0
     data = bytearray(Path("proof.zkp").read_bytes())
     data[2000] ^= 1
     Path("proof.zkp").write_bytes(data)

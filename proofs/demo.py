@@ -7,8 +7,6 @@ With several steps the proofs chain: each takes the adapter commitment of the on
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from zkjax.models.numerics import Float
 from zkjax.models.peft import save_adapter
 from zkjax.models.pretrain import CHECKPOINT, load_demo_base
 from zkjax.program.statement import Statement
+from zkjax.progress import Course, Progress
 from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
@@ -41,7 +40,8 @@ from zkjax.verify import verify_statement
 LEARNING_RATE = 0.1
 DEMO_CALIBRATION = CHECKPOINT.with_name("demo-calibration.json")
 BATCH, LENGTH = 4, 64
-CURVE_STEPS = 20
+CURVE_STEPS = 30
+HELD_OUT = 4  # batches that no step trains on
 SEALED_OUTPUTS = (True, False)  # (adapter, loss)
 
 
@@ -58,7 +58,14 @@ def demo_inputs(layers: int = 2) -> tuple[FineTuning, Any, Any, Any]:
             lambda x: np.concatenate([x] * layers)[:layers], base["layers"]
         )
     adapter = store_adapter(init_adapter(run.model, run.lora, jax.random.key(0)))
-    return run, base, adapter, batches(documentation(), BATCH, LENGTH, seed=0)
+    return run, base, adapter, batches(split_text()[0], BATCH, LENGTH, seed=0)
+
+
+def split_text() -> tuple[np.ndarray, np.ndarray]:
+    """What steps train on, and the last tenth of the text, which is held out."""
+    text = documentation()
+    cut = len(text) - len(text) // 10
+    return text[:cut], text[cut:]
 
 
 def demo_statement(layers: int = 2) -> Statement:
@@ -68,71 +75,102 @@ def demo_statement(layers: int = 2) -> Statement:
     return zkjax.trace(make_step(run), sealed_outputs=SEALED_OUTPUTS)(*args)
 
 
-def loss_curves(run: FineTuning, base, adapter, tokens, steps: int) -> dict[str, list[float]]:
-    """Training losses in fixed point and in float64, from the same start on the same batches."""
+def loss_curves(run: FineTuning, base, adapter, tokens) -> dict[str, list[float]]:
+    """Losses on the same held-out batches before the first step and after each, in fixed point and
+    in float64, from the same start on the same training batches.
+    """
     step, rate = zkjax.provable(make_step(run)), store_rate(LEARNING_RATE)
-    fixed_losses, current = [], adapter
-    for batch in tokens[:steps]:
-        current, loss = step(base, current, batch, rate)
-        fixed_losses.append(float(loss) * 2.0**-LOSS_FRACTION)
+    source = batches(split_text()[1], BATCH, LENGTH, seed=0)
+    held = [next(source) for _ in range(HELD_OUT)]
+
+    def fixed_loss(adapter) -> float:
+        units = [float(step(base, adapter, batch, rate)[1]) for batch in held]
+        return float(np.mean(units)) * 2.0**-LOSS_FRACTION
+
+    current, fixed_losses = adapter, [fixed_loss(adapter)]
+    for batch in tokens:
+        current, _ = step(base, current, batch, rate)
+        fixed_losses.append(fixed_loss(current))
     weights = jax.tree.map(lambda x: x * 2.0**-WEIGHT_FRACTION, base)
     loss_of = make_loss(FineTuning(run.model, run.lora, Float()))  # type: ignore[arg-type]
-    float_losses, current = [], load_adapter(adapter)
+    current = load_adapter(adapter)
     with x64():
         grad = jax.jit(jax.value_and_grad(loss_of, argnums=1))
-        for batch in tokens[:steps]:
-            value, g = grad(weights, current, batch)
-            float_losses.append(float(value))
+
+        def float_loss(adapter) -> float:
+            return float(np.mean([grad(weights, adapter, batch)[0] for batch in held]))
+
+        float_losses = [float_loss(current)]
+        for batch in tokens:
+            _, g = grad(weights, current, batch)
             current = jax.tree.map(lambda w, d: w - LEARNING_RATE * d, current, g)
+            float_losses.append(float_loss(current))
     return {"fixed": fixed_losses, "float64": float_losses}
 
 
 def plot_losses(curves: dict[str, list[float]], proved: int, path: Path) -> None:
-    """Write a picture of the two loss curves; the proved steps are marked."""
+    """Write a picture: the two curves, with the proved steps marked, and their difference."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot(curves["float64"], label="float64", linewidth=4, alpha=0.35)
-    axes.plot(curves["fixed"], label="fixed point", linewidth=1.5)
-    axes.plot(range(proved), curves["fixed"][:proved], "o", label="proved")
-    axes.set(xlabel="step", ylabel="loss (nats per byte)", title="LoRA fine-tuning")
-    axes.legend()
+    fixed, exact = np.array(curves["fixed"]), np.array(curves["float64"])
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(6, 5), layout="constrained", sharex=True, height_ratios=(2, 1)
+    )
+    upper.plot(exact, label="float64", linewidth=4, alpha=0.35)
+    upper.plot(fixed, label="fixed point", linewidth=1.5)
+    upper.plot(range(proved + 1), fixed[: proved + 1], "o", label="proved")
+    upper.set(ylabel="loss (nats a byte)", title="LoRA fine-tuning: loss on held-out text")
+    upper.legend()
+    lower.axhline(0, color="grey", linewidth=0.8)
+    lower.plot(1000 * (fixed - exact), color="C1")
+    lower.set(xlabel="steps", ylabel="difference (1/1000)")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def expected_seconds(steps: int) -> dict[str, float]:
+    """The stages of a demo with what they take, roughly; the first proof compiles its kernels."""
+    stages = {"load": 1.0, "seal": 1.0}
+    for k in range(steps):
+        stages[f"prove step {k + 1}"] = 5.0 if k else 12.0
+        stages[f"verify step {k + 1}"] = 0.8
+    return stages | {"loss curve": 6.0}
 
 
 def run_demo(
     out: Path,
     steps: int = 1,
     profile: str = "s100",
-    progress: Callable[[str], None] = lambda phase: None,
+    progress: Progress | None = None,
     layers: int = 2,
 ) -> dict[str, Any]:
     """Fine-tune, prove every step, verify from the written files, and report.
 
     ``out`` is missing or empty; FileExistsError otherwise, before any work. Written are
     ``proof.zkp``, ``statement.zks``, ``claims.json`` (of the last step; earlier steps in
-    ``step-N/``), ``adapter/``, ``loss.png``, ``report.json`` and the sealed values in ``private/``.
+    ``step-N/``), ``adapter/``, ``report.json``, ``loss.png`` and the sealed values in ``private/``.
     """
     out = new_folder(out)
     private = new_folder(out / "private")
-    progress("load")
+    count = max(steps, CURVE_STEPS)
+    course = Course(expected_seconds(steps), progress)
+    course.start("load")
     run, base, adapter, source = demo_inputs(layers)
-    tokens = [next(source) for _ in range(max(steps, CURVE_STEPS))]
+    tokens = [next(source) for _ in range(count)]
     rate = store_rate(LEARNING_RATE)
-    progress("seal")
+    course.start("seal")
     sealed_base = zkjax.seal(base, profile=profile, openings=max(4, steps))
     sealed_adapter = zkjax.seal(adapter, profile=profile)
     sealed_base.save(private / "base.sealed")
     sealed_adapter.save(private / "adapter-0.sealed")
     step = make_step(run)
-    prove = zkjax.prove(step, sealed_outputs=SEALED_OUTPUTS, profile=profile, progress=progress)
+    prove = zkjax.prove(step, sealed_outputs=SEALED_OUTPUTS, profile=profile, progress=course.inner)
     proof, losses, current = None, [], adapter
-    verify_seconds = 0.0
     for k in range(steps):
+        course.start(f"prove step {k + 1}")
         sealed_tokens = zkjax.seal(tokens[k], profile=profile, openings=1)
         sealed_tokens.save(private / f"tokens-{k + 1}.sealed")
         (sealed_next, loss), proof = prove(sealed_base, sealed_adapter, sealed_tokens, rate)
@@ -141,35 +179,38 @@ def run_demo(
         current, sealed_adapter = sealed_next.tree, sealed_next
         folder = out if k == steps - 1 else out / f"step-{k + 1}"
         folder.mkdir(exist_ok=True)
-        progress("write")
         statement = zkjax.trace(step, sealed_outputs=SEALED_OUTPUTS)(
             sealed_base, sealed_next, sealed_tokens, rate
         )
         write_proof(folder, statement, proof)
-        progress("verify")
-        start = time.perf_counter()
+        course.start(f"verify step {k + 1}")
         verify_folder(folder)
-        verify_seconds = time.perf_counter() - start
-    progress("loss curve")
-    curves = loss_curves(run, base, adapter, tokens, max(steps, CURVE_STEPS))
-    after = zkjax.provable(step)(base, current, tokens[steps - 1], rate)[1]
-    plot_losses(curves, steps, out / "loss.png")
-    save_adapter(out / "adapter", load_adapter(current), run.lora, "zkjax demo base")
     assert proof is not None and proof.report is not None
-    report = dict(proof.report)
-    report |= {
-        "verify_seconds": verify_seconds,
-        "loss_before": losses[-1],
-        "loss_after": float(after) * 2.0**-LOSS_FRACTION,
+    course.start("loss curve")
+    save_adapter(out / "adapter", load_adapter(current), run.lora, "zkjax demo base")
+    report = dict(proof.report) | {
+        "verify_seconds": course.seconds[f"verify step {steps}"],
         "losses": losses,
-        "curves": curves,
         "profile": profile,
         "steps": steps,
         "layers": layers,
         "tokens_per_step": BATCH * LENGTH,
     }
-    write_atomically(out / "report.json", json.dumps(report, indent=1).encode())
-    return report
+    write_report(out, report)
+    curves = loss_curves(run, base, adapter, tokens)
+    report |= {
+        "loss_before": curves["fixed"][0],
+        "loss_after": curves["fixed"][steps],
+        "curves": curves,
+    }
+    write_report(out, report)
+    plot_losses(curves, steps, out / "loss.png")
+    course.stop()
+    return report | {"seconds": course.seconds}
+
+
+def write_report(folder: Path, report: dict) -> None:
+    write_atomically(folder / "report.json", json.dumps(report, indent=1).encode())
 
 
 def write_proof(folder: Path, statement: Statement, proof: zkjax.Proof) -> None:

@@ -14,7 +14,8 @@ from zkjax.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+DOCUMENTS = [README, *GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(path: Path) -> list[str]:
@@ -72,10 +73,21 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", [README, *GUIDES], ids=lambda p: p.name)
+def test_files_exist(path):
+    """Whatever is named with a folder, or as a document."""
+    named = re.findall(r"`([\w.-]+/[\w./-]+|[\w-]+\.(?:md|toml))`", path.read_text())
+    written = ("out", "step-1", "step-2", "private", "adapter", "dist", "mine", "session")
+    for name in named:
+        if name.split("/")[0] not in written:
+            assert (ROOT / name).exists(), name
+
+
 def test_public_names_in_the_readme_exist():
     import zkjax
 
     for name in set(re.findall(r"`zkjax\.(\w+)", README.read_text())):
         assert hasattr(zkjax, name) or find_spec(f"zkjax.{name}"), name
-    for name in set(re.findall(r"\bfixed\.(\w+)", "".join(p.read_text() for p in DOCUMENTS))):
+    texts = "".join(p.read_text() for p in DOCUMENTS if p not in GUIDES)
+    for name in set(re.findall(r"\bfixed\.(\w+)", texts)):
         assert hasattr(zkjax.fixed, name), name

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def x64():
@@ -33,9 +34,19 @@ def cache_folder() -> Path:
 
 
 def enable_kernel_cache() -> None:
-    """Keep compiled kernels between processes. Called by the command line and the tests, never on
-    import.
+    """Keep compiled kernels between processes, in ``cache_folder``; never called on import.
+
+    The command line, ``prove`` and ``seal`` do so. A cache that JAX has been given already stays as
+    it is, ``ZKJAX_CACHE=off`` keeps nothing, and neither does a folder that cannot be written.
     """
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "kernels"))
+    given = jax.config.values["jax_compilation_cache_dir"]
+    if given is not None or os.environ.get("ZKJAX_CACHE") == "off":
+        return
+    try:
+        folder = cache_folder()
+    except OSError:
+        return
+    compilation_cache.reset_cache()  # JAX looks for its cache once
+    jax.config.update("jax_compilation_cache_dir", str(folder / "kernels"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,15 @@ from zkjax.program.reduction import reduce_program
 from zkjax.program.resolver import Resolver, Witness, tensor_ids
 from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Commitment
+
+
+class Plan(NamedTuple):
+    """What a proof will consist of."""
+
+    singles: int  # pads of single values
+    triples: int  # pads of products
+    messages: int
+    challenges: frozenset[tuple[str, int]]  # kinds and degrees
 
 
 @dataclass
@@ -184,13 +194,20 @@ class Setup:
             ]
             return close(party, committed)
 
-    def plan(self) -> tuple[int, int, int]:
-        """A dry run that counts (single pads, triples, messages); remembered with the statement."""
+    def plan(self) -> Plan:
+        """A dry run, remembered with the statement."""
         key = (self.profile.name, *(t.layout.code for t in self.tableaux))
         if key not in self.statement.plans:
             planner = Planner(self.profile.kappa)
             self.reduce(planner)
-            self.statement.plans[key] = planner.singles, planner.triples, planner.messages
+            drawn = {
+                (kind, degree)
+                for kind, degrees in planner.transcript.squeezed.items()
+                for degree in degrees
+                if degree is not None
+            }
+            counts = planner.singles, planner.triples, planner.messages
+            self.statement.plans[key] = Plan(*counts, frozenset(drawn))
         return self.statement.plans[key]
 
     def pad_code(self, counts: tuple[int, int]) -> Code:

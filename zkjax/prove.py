@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from zkjax._callable import make_callable, positional
+from zkjax._compat import enable_kernel_cache
 from zkjax.argument import kernels, opening_prover
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
@@ -20,41 +20,32 @@ from zkjax.argument.party import Prover, pad_array, pad_rows
 from zkjax.argument.tableau import Tableau, blind
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import OptionError, SealError, TraceError
+from zkjax.kernel_plan import needed
 from zkjax.openings import require, take
 from zkjax.program.functionals import functional_value
 from zkjax.program.program import Port
 from zkjax.program.resolver import Witness, tensor_ids
 from zkjax.program.trace import Traced, trace_call
+from zkjax.progress import Course, Progress
 from zkjax.proof import MAX_OPENINGS, VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups
 from zkjax.ranges import range_claims, range_statement
 from zkjax.seal import DEFAULT_OPENINGS, Sealed, immutable, seal_arrays
 
-Progress = Callable[[str], None]
-
-
-class Phases:
-    """Seconds of each phase of a proof, by a clock."""
-
-    def __init__(self, progress: Progress | None, clock: Callable[[], float] = time.perf_counter):
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._clock = clock
-        self._name, self._start = "", clock()
-
-    def start(self, name: str) -> None:
-        if name == self._name:
-            return
-        self.stop()
-        self._name, self._start = name, self._clock()
-        if self._progress:
-            self._progress(name)
-
-    def stop(self) -> None:
-        if self._name:
-            elapsed = self._clock() - self._start
-            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + elapsed
-        self._name = ""
+# Seconds of each stage of a proof, for a guess of the time left; refined when its sizes are known.
+STAGES = {
+    "trace": 0.6,
+    "witness": 1.0,
+    "seal": 0.1,
+    "plan": 0.2,
+    "kernels": 5.0,
+    "commit": 0.4,
+    "pads": 0.3,
+    "lookups": 1.5,
+    "sumchecks": 1.5,
+    "closing": 1.0,
+    "opening": 0.2,
+}
 
 
 def prove(
@@ -79,7 +70,7 @@ def prove(
       profile: ``"s100"`` (default) or ``"s128"`` bits of soundness; sealed arguments must match.
       openings: proofs that each sealed output may enter later.
       context: bytes that the proof is bound to, and that the verifier must name.
-      progress: called with the name of each phase.
+      progress: called with each ``zkjax.progress.Stage``: a string, with how far the proof is.
     Returns:
       A function of ``fn``'s arguments; see ``zkjax.verify`` for the other side.
     Raises (when called):
@@ -94,11 +85,12 @@ def prove(
 
     def run(*args, **keywords) -> tuple[Any, Proof]:
         args = positional(fn, args, keywords)
-        phases = Phases(progress)
+        course = Course(STAGES, progress)
+        enable_kernel_cache()
         _require_options(args, profile, openings, context)
-        phases.start("trace")
+        course.start("trace")
         traced = trace_call(fn, args, sealed_outputs)
-        return prove_traced(traced, args, profile, openings, phases, _entropy or Entropy(), context)
+        return prove_traced(traced, args, profile, openings, course, _entropy or Entropy(), context)
 
     return run
 
@@ -108,7 +100,7 @@ def prove_traced(
     args,
     profile: str,
     openings: int,
-    phases: Phases,
+    course: Course,
     entropy: Entropy,
     context: bytes = b"",
 ) -> tuple[Any, Proof]:
@@ -117,13 +109,13 @@ def prove_traced(
     sealed = [a for a in args if isinstance(a, Sealed)]
     leaves = jax.tree_util.tree_leaves([a.tree if isinstance(a, Sealed) else a for a in args])
     inputs = [immutable(x) for x in leaves]
-    phases.start("witness")
+    course.start("witness")
     expected, carries = traced.run(inputs)
     values = program.evaluate(inputs, carries)
     witness = Witness(values, program.multiplicities(values))
     outputs = [np.asarray(values[p.var]).astype(np.int64).astype(p.dtype) for p in program.outputs]
     compare_with_jax(program.outputs, outputs, expected)
-    phases.start("commit")
+    course.start("seal")
     sealed_out = _seal_outputs(traced, outputs, openings, profile, entropy)
     claims = Claims(
         traced.statement.digest,
@@ -135,7 +127,7 @@ def prove_traced(
         context,
     )
     setup = Setup(traced.statement, claims)
-    body, report = _prove(setup, witness, outputs, sealed, sealed_out, phases, entropy)
+    body, report = _prove(setup, witness, outputs, sealed, sealed_out, course, entropy)
     result = []
     for i, port in enumerate(program.outputs):
         result.append(sealed_out[port.group] if port.sealed else outputs[i])
@@ -167,15 +159,15 @@ def prove_ranges(
 
     Later proofs about it no longer look up each of its elements. See ``zkjax.ranges``.
     """
-    phases = Phases(progress)
+    course = Course(STAGES, progress)
     require([sealed.counter])
-    phases.start("witness")
+    course.start("witness")
     commitment = sealed.commitment
     statement = range_statement(commitment)
     values = statement.program.evaluate(sealed.leaves)
     witness = Witness(values, statement.program.multiplicities(values))
     setup = Setup(statement, range_claims(commitment))
-    body, report = _prove(setup, witness, [], [sealed], [], phases, _entropy or Entropy())
+    body, report = _prove(setup, witness, [], [sealed], [], course, _entropy or Entropy())
     take([sealed.counter])
     sealed.commitment = replace(commitment, range_proof=body)
     return report
@@ -205,6 +197,18 @@ def _with_sealed(traced: Traced, leaves: list[Any]) -> Any:
     return jax.tree_util.tree_map(pick, traced.sealed_prefix, full)
 
 
+def expected_seconds(setup: Setup) -> dict[str, float]:
+    """What the stages after the plan take on two cores, roughly, from the sizes of the proof."""
+    elements = sum(t.layout.elements for t in setup.tableaux)
+    rounds = setup.plan().messages
+    return {
+        "commit": 2e-7 * elements,
+        "lookups": 2.5e-7 * setup.lookup_size()[0],
+        "sumchecks": 8e-4 * rounds + 2e-7 * elements,
+        "closing": 2e-4 * rounds + 2e-7 * elements,
+    }
+
+
 def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[Sealed]:
     groups = traced.statement.group_ports(traced.statement.program.outputs)
     sealed = []
@@ -221,7 +225,7 @@ def _seal_outputs(traced: Traced, outputs, openings, profile, entropy) -> list[S
 
 
 def _prove(
-    setup: Setup, witness: Witness, outputs, sealed, sealed_out, phases: Phases, entropy: Entropy
+    setup: Setup, witness: Witness, outputs, sealed, sealed_out, course: Course, entropy: Entropy
 ) -> tuple[bytes, dict]:
     profile, program = setup.profile, setup.program
     kappa = profile.kappa
@@ -229,6 +233,13 @@ def _prove(
     tensors = dict(enumerate(witness.values))
     tensors |= {i: witness.multiplicities[t] for t, i in ids["multiplicity"].items()}
     tensors |= {i: outputs[o].astype(np.float64) for o, i in ids["output"].items()}
+    course.start("plan")
+    singles, triples = counts = setup.plan()[:2]
+    uses = needed(setup)
+    course.expect(expected_seconds(setup) | {"kernels": 0.2 * kernels.missing(uses)})
+    course.start("kernels")
+    kernels.compile_ahead(uses, lambda name, done, of: course.part(done, of, name))
+    course.start("commit")
     transcript = ProverTranscript(VERSION, kappa)
     setup.absorb_header(transcript)
     given = iter([*sealed, *sealed_out])
@@ -242,9 +253,7 @@ def _prove(
         else:
             committed = next(given).tableau
         members.append(Member(tableau.name, committed.root, layout.rows, committed))
-    phases.start("pads")
-    singles, triples, _ = setup.plan()
-    counts = singles, triples
+    course.start("pads")
     pads = {
         "single": entropy.scalars(singles, kappa),
         "x": entropy.scalars(triples, kappa),
@@ -269,22 +278,22 @@ def _prove(
     rows = opening_prover.pad_tableau_rows(pad_values, pad_code, mus[-1], entropy)
     pad_tableau = Tableau.fresh(rows, pad_code.log_length, entropy)
     transcript.write("pad commitment", pad_tableau.root)
-    phases.start("lookups")
+    course.start("lookups")
     transcript.slow_down()
     party = Prover(transcript, pads, lambda tensor, w: functional_value(tensors[tensor], w, kappa))
-    linear = setup.reduce(party, witness, tensors, phases.start)
-    phases.start("opening")
+    linear = setup.reduce(party, witness, tensors, course.start)
+    course.start("opening")
     groups = make_groups(setup, members, masks)
     pad_plan = setup.pads(counts, Member("pads", pad_tableau.root, 0, pad_tableau))
     setup.fill_weights(linear, groups, pad_plan, counts)
     budget = setup.budget(party, pad_plan)
     budget.check()
     opening_prover.prove(transcript, profile, groups, pad_plan, linear.known)
-    phases.stop()
+    course.stop()
     leaves, _ = setup.lookup_size()
     report = {
-        "phases": phases.seconds,
-        "prove_seconds": sum(phases.seconds.values()),
+        "phases": course.seconds,
+        "prove_seconds": sum(course.seconds.values()),
         "proof_bytes": len(transcript.proof) + 16,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "lookups": leaves,

@@ -17,7 +17,7 @@ from reference import (
 )
 
 from argument.parties import run_protocol
-from zkjax.argument import rounds
+from zkjax.argument import pieces
 from zkjax.argument.rounds import ProductRounds, Table
 from zkjax.argument.sumcheck import idle_factor, sumcheck
 from zkjax.field.scalar import Scalar
@@ -57,7 +57,7 @@ def naive_fold(table, r):
 
 def check_table(values: np.ndarray, degree: int, rule: str, rng, folds: int) -> None:
     naive_rule = {"product": product_rule, "fraction": fraction_rule}[rule]
-    table, naive = Table(values.copy(), rule), [elements(v) for v in values]
+    table, naive = Table.of(values.copy(), rule), [elements(v) for v in values]
     kappa = values.shape[1]
     for _ in range(folds):
         got = table.message(degree)
@@ -69,15 +69,33 @@ def check_table(values: np.ndarray, degree: int, rule: str, rng, folds: int) -> 
         assert [elements(v) for v in table.values()] == naive
 
 
-def test_small_is_what_the_sizes_below_assume():
-    assert rounds.SMALL == 1024
+@pytest.fixture
+def pieces_of_16_and_128(monkeypatch):
+    monkeypatch.setattr(pieces, "SMALL", 16)
+    monkeypatch.setattr(pieces, "sizes", lambda: (128, 16))
 
 
-@pytest.mark.parametrize("size", [2, 4, 32, 512, 1024, 2048, 4096])
-def test_tables_around_the_small_size(size, rng):
-    """From 4096 the first two folds use kernels of their own, the others the shared small one."""
-    folds = min(size.bit_length() - 1, 4)
-    check_table(random_field(rng, (2, 2, size)), 2, "product", rng, folds)
+@pytest.mark.parametrize("size", [2, 16, 32, 128, 256, 1024])
+def test_tables_in_one_piece_and_several(size, rng, pieces_of_16_and_128):
+    """Large pieces while there are two, then small ones, then one with a moving end."""
+    check_table(random_field(rng, (2, 2, size)), 2, "product", rng, size.bit_length() - 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(8, 1), (16, 1), (32, 2), (128, 8), (256, 2), (1024, 8)]
+)
+def test_pieces(size, count, rng, pieces_of_16_and_128):
+    values = random_field(rng, (2, size))
+    cut = pieces.cut(values)
+    assert len(cut) == count and {p.shape[-1] for p in cut} <= {16, 128}
+    assert np.array_equal(pieces.joined(cut)[..., :size], values)
+    if count > 1:
+        pairs = pieces.halves(cut)
+        assert np.array_equal(pieces.joined([low for low, _ in pairs]), values[:, : size // 2])
+        assert np.array_equal(pieces.joined([high for _, high in pairs]), values[:, size // 2 :])
+    one = pieces.recut([values[:, :128]]) if size >= 128 else cut
+    assert {p.shape[-1] for p in one} == {16}
+    assert pieces.widths(size) == ([16, 128] if size >= 256 else [16])
 
 
 @pytest.mark.parametrize(("factors", "degree"), [(1, 1), (2, 2), (2, 3), (3, 3), (4, 4)])
@@ -94,7 +112,7 @@ def test_fraction_rule(kappa, rng):
 def test_extreme_sums():
     """Sums of 2048 products of the largest elements do not overflow the halves."""
     values = np.full((2, 2, 4096), 2**64 - 2**32, dtype=np.uint64)
-    table, naive = Table(values), [elements(v) for v in values]
+    table, naive = Table.of(values), [elements(v) for v in values]
     got = [g.coefficients for g in table.message(2)]
     assert got == naive_message(naive, 2, product_rule)
 

@@ -136,7 +136,7 @@ def test_accepts_a_folder_and_a_proof_file(proved):
         assert result.exit_code == 0, result.output
         assert result.stdout.startswith("accepted")
         assert digest_of(proved) in result.stdout
-        assert "private, in input commitment 0" in result.stdout
+        assert "private, input 0" in result.stdout
         commitment = zkjax.Claims.from_json((proved / "claims.json").read_text())
         assert str(commitment.input_commitments[0]) in result.stdout
         assert "public, 64 32 -16" in result.stdout
@@ -435,6 +435,21 @@ def test_make_demo_can_be_run_again(made_demo, tmp_path):
         assert f"zkjax demo --out {name} --steps 1" in text and f"zkjax verify {name}\n" in text
         assert ("writing to" in text) == (name != "out")
         assert (tmp_path / name / "proof.zkp").exists()
+
+
+def test_make_demo_installs_what_the_demo_needs(tmp_path):
+    """Neither linters nor tests; an environment for development is used as it is."""
+    makefile = Path(__file__).parent.parent.parent / "Makefile"
+
+    def commands() -> str:
+        arguments = ["make", "-n", "-f", makefile, "demo", f"VENV={tmp_path / 'environment'}"]
+        cwd = makefile.parent
+        return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+    assert "-e '.[models,plot]'" in (text := commands()) and "dev]" not in text
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / ".installed").touch()
+    assert "pip install" not in commands()
 
 
 def _install_demo(monkeypatch, run_demo) -> None:

@@ -16,8 +16,9 @@ from zkjax.errors import VerificationError
 from zkjax.program.ops import RULES
 from zkjax.program.program import OF_TABLES, Program
 from zkjax.program.trace import Traced, trace_call
+from zkjax.progress import Course
 from zkjax.proof import Proof
-from zkjax.prove import Phases, prove_traced
+from zkjax.prove import prove_traced
 from zkjax.seal import Sealed
 from zkjax.verify import verify_statement
 
@@ -95,7 +96,7 @@ def prove(
             a.counter.left = max(a.counter.left, 1)
     with liar(changes):
         return prove_traced(
-            traced, args, profile, openings, Phases(None), entropy or SeededEntropy(7)
+            traced, args, profile, openings, Course({}), entropy or SeededEntropy(7)
         )
 
 

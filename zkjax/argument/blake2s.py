@@ -8,14 +8,13 @@ rounds are a loop, because unrolled hash rounds take minutes to compile.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from zkjax.argument.kernels import used
+from zkjax.argument.kernels import Kernel, Use
 
 IV = np.array(
     [
@@ -48,7 +47,8 @@ SIGMA = np.array(
 # Per round: the x and y message words of the column step, then of the diagonal step.
 SCHEDULE = np.stack([SIGMA[:, 0:8:2], SIGMA[:, 1:8:2], SIGMA[:, 8::2], SIGMA[:, 9::2]], axis=1)
 
-PIECE = 1 << 13
+PIECE = 1 << 13  # lanes
+BLOCKS = 8  # blocks of 8 rows that one call hashes
 
 
 def _rotate(x, bits: int):
@@ -88,32 +88,40 @@ def _compress(h, words, counter, last):
     return h ^ jnp.concatenate([a, b]) ^ jnp.concatenate([c, d])
 
 
-@partial(jax.jit, static_argnames=("person",))
-def _hash_blocks(words, keys, rows, *, person: bytes):
-    """words (blocks, 16, lanes) uint32, of which the first ceil(rows / 8) blocks count."""
-    lanes = keys.shape[1]
-    parameter = np.zeros(8, dtype=np.uint32)
-    parameter[0] = 32 | (32 << 8) | (1 << 16) | (1 << 24)
-    parameter[6:8] = np.frombuffer(person, dtype=np.uint32)
-    h = jnp.broadcast_to(jnp.asarray(IV ^ parameter)[:, None], (8, lanes))
-    key_block = jnp.concatenate([keys, jnp.zeros_like(keys)])
-    h = _compress(h, key_block, jnp.uint32(64), jnp.uint32(0))
+def _hash_blocks(h, words, keys, first, rows, *, person: bytes):
+    """The state after the next BLOCKS blocks, or what is left, of messages of 8 ``rows`` bytes.
+
+    h (8, lanes) after block ``first - 1`` (anything for 0); words (BLOCKS, 16, lanes) uint32.
+    """
     blocks = (rows + 7) // 8
+
+    def start(h):
+        """The block of the key comes before the message."""
+        parameter = np.zeros(8, dtype=np.uint32)
+        parameter[0] = 32 | (32 << 8) | (1 << 16) | (1 << 24)
+        parameter[6:8] = np.frombuffer(person, dtype=np.uint32)
+        h = jnp.broadcast_to(jnp.asarray(IV ^ parameter)[:, None], h.shape)
+        key_block = jnp.concatenate([keys, jnp.zeros_like(keys)])
+        return _compress(h, key_block, jnp.uint32(64), jnp.uint32(0))
 
     def step(index, h):
         is_last = index == blocks - 1
         counter = jnp.where(is_last, 64 + 8 * rows, 64 * (index + 2)).astype(jnp.uint32)
         flag = jnp.where(is_last, np.uint32(0xFFFFFFFF), np.uint32(0))
-        return _compress(h, words[index], counter, flag)
+        return _compress(h, words[index - first], counter, flag)
 
-    return lax.fori_loop(0, blocks, step, h)
+    h = lax.cond(first == 0, start, lambda h: h, h)
+    return lax.fori_loop(first, jnp.minimum(first + BLOCKS, blocks), step, h)
+
+
+HASH = Kernel("hash columns", lambda: _hash_blocks, static=("person",))
 
 
 def hash_columns(columns: np.ndarray, keys: np.ndarray, person: bytes) -> np.ndarray:
     """Hash each column of field elements, little-endian, under its own key.
 
-    Lanes are processed in pieces that stay in cache; the number of rows is padded to a power of
-    two blocks for the compiled shape only, so it does not enter the digest.
+    Lanes are processed in pieces that stay in cache, and rows in runs of BLOCKS blocks, so that one
+    kernel serves any number of rows.
 
     Args:
       columns: (rows, lanes) uint64, rows >= 1.
@@ -123,20 +131,27 @@ def hash_columns(columns: np.ndarray, keys: np.ndarray, person: bytes) -> np.nda
       (lanes, 32) uint8 digests.
     """
     rows, lanes = columns.shape
-    blocks = 1 << (-(-rows // 8) - 1).bit_length()
     piece = min(lanes, PIECE)
-    used("hash columns", blocks, piece)
     key_words = np.ascontiguousarray(keys).view("<u4").T
     out = np.empty((lanes, 8), dtype="<u4")
     for start in range(0, lanes, piece):
         part = columns[:, start : start + piece]
-        words = np.zeros((blocks * 8, 2, piece), dtype=np.uint32)
-        words[:rows, 0, : part.shape[1]] = part & np.uint64(0xFFFFFFFF)
-        words[:rows, 1, : part.shape[1]] = part >> np.uint64(32)
         key_part = np.zeros((8, piece), dtype=np.uint32)
         key_part[:, : part.shape[1]] = key_words[:, start : start + piece]
-        digest = _hash_blocks(
-            words.reshape(blocks, 16, piece), key_part, np.int32(rows), person=person
-        )
-        out[start : start + piece] = np.asarray(digest).T[: part.shape[1]]
+        h: Any = np.zeros((8, piece), dtype=np.uint32)
+        for first in range(0, -(-rows // 8), BLOCKS):
+            run = part[8 * first : 8 * (first + BLOCKS)]
+            words = np.zeros((8 * BLOCKS, 2, piece), dtype=np.uint32)
+            words[: len(run), 0, : run.shape[1]] = run & np.uint64(0xFFFFFFFF)
+            words[: len(run), 1, : run.shape[1]] = run >> np.uint64(32)
+            words = words.reshape(BLOCKS, 16, piece)
+            h = HASH(h, words, key_part, np.int32(first), np.int32(rows), person=person)
+        out[start : start + piece] = np.asarray(h).T[: part.shape[1]]
     return out.view(np.uint8)
+
+
+def hash_use(lanes: int, person: bytes) -> Use:
+    piece = min(lanes, PIECE)
+    state, words = ((8, piece), "uint32"), ((BLOCKS, 16, piece), "uint32")
+    number = ((), "int32")
+    return Use(HASH, (state, words, state, number, number), (("person", person),))

@@ -8,12 +8,12 @@ values on H = <omega_W> instead, P = V + (X^W - 1) R, which makes products of ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from zkjax.argument.kernels import used
+from zkjax.argument.kernels import Kernel, Use, on_device
 from zkjax.field import goldilocks as gl
 from zkjax.field import ntt
 
@@ -39,43 +39,37 @@ class Code:
         return 1 << self.log_length
 
 
-CHUNK = 16
+CHUNK = 16  # rows that are encoded at a time
+ROWS, COLUMNS = 32, 1 << 10  # rows and columns that are combined at a time
 
 
-@cache
-def _encode_kernel():
-    import jax
+def _encode(coefficients, shifts, table):
+    return ntt.ntt(gl.mul(coefficients, shifts[None]), table)
 
-    return jax.jit(
-        lambda c, shifts, table: ntt.ntt(gl.mul(c, shifts[None]), table), donate_argnums=0
-    )
+
+ENCODE = Kernel("encode", lambda: _encode)
 
 
 def encode(coefficients: np.ndarray, log_length: int) -> np.ndarray:
     """Codewords (m, n) of coefficient rows (m, k <= n), on the device, CHUNK rows at a time."""
-    from zkjax._compat import x64
-
     m, k = coefficients.shape
     n = 1 << log_length
-    shifts, table = gl.powers(gl.GENERATOR, n), ntt.twiddles(log_length)
+    shifts, table = (on_device(x) for x in (gl.powers(gl.GENERATOR, n), ntt.twiddles(log_length)))
     out = np.empty((m, n), dtype=np.uint64)
-    used("encode", n)
-    with x64():
-        import jax.numpy as jnp
-
-        shifts, table = jnp.asarray(shifts), jnp.asarray(table)
-        for start in range(0, m, CHUNK):
-            part = coefficients[start : start + CHUNK]
-            room = np.zeros((CHUNK, n), dtype=np.uint64)
-            room[: len(part), :k] = part
-            out[start : start + CHUNK] = np.asarray(
-                _encode_kernel()(jnp.asarray(room), shifts, table)
-            )[: len(part)]
+    for start in range(0, m, CHUNK):
+        part = coefficients[start : start + CHUNK]
+        room = np.zeros((CHUNK, n), dtype=np.uint64)
+        room[: len(part), :k] = part
+        out[start : start + CHUNK] = np.asarray(ENCODE(room, shifts, table))[: len(part)]
     return out
 
 
-@cache
-def _combine_kernel():
+def encode_use(log_length: int) -> Use:
+    n = 1 << log_length
+    return Use(ENCODE, (((CHUNK, n), "uint64"), ((n,), "uint64"), ((n // 2,), "uint64")))
+
+
+def _combine() -> Callable:
     import jax
     import jax.numpy as jnp
 
@@ -89,28 +83,30 @@ def _combine_kernel():
         zero = jnp.zeros((weights.shape[0], rows.shape[1]), dtype=np.uint64)
         return jax.lax.scan(step, (zero, zero), (weights.T, rows))[0]
 
-    return jax.jit(combine)
+    return combine
+
+
+COMBINE = Kernel("combine rows", _combine)
 
 
 def combine_rows(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """sum_i w[c, i] rows[i] for base-field weights (c, m) and rows (m, k): (c, k)."""
-    from zkjax._compat import x64
-
     c, m = weights.shape
-    total = np.zeros((c, rows.shape[1]), dtype=np.uint64)
-    used("combine rows", c, rows.shape[1])
-    with x64():
-        for start in range(0, m, 2 * CHUNK):
-            part = rows[start : start + 2 * CHUNK]
-            w = np.zeros((c, 2 * CHUNK), dtype=np.uint64)
-            w[:, : len(part)] = weights[:, start : start + len(part)]
-            if len(part) < 2 * CHUNK:
-                part = np.concatenate(
-                    [part, np.zeros((2 * CHUNK - len(part), rows.shape[1]), dtype=np.uint64)]
-                )
-            low, high = (np.asarray(x) for x in _combine_kernel()(w, part))
-            piece = gl.add(
-                low % np.uint64(gl.P), gl.mul(high % np.uint64(gl.P), np.uint64(1 << 32))
-            )
-            total = gl.add(total, piece)
-    return total
+    k = rows.shape[1]
+    low, high = (np.zeros((c, k), dtype=np.uint64) for _ in range(2))
+    for start in range(0, m, ROWS):
+        w = np.zeros((c, ROWS), dtype=np.uint64)
+        w[:, : min(ROWS, m - start)] = weights[:, start : start + ROWS]
+        for left in range(0, k, COLUMNS):
+            part = rows[start : start + ROWS, left : left + COLUMNS]
+            room = np.zeros((ROWS, COLUMNS), dtype=np.uint64)
+            room[: part.shape[0], : part.shape[1]] = part
+            here = slice(left, left + part.shape[1])
+            # Sums of 32-bit halves: there is room for 2^32 rows.
+            for total, piece in zip((low, high), COMBINE(w, room), strict=True):
+                total[:, here] += np.asarray(piece)[:, : part.shape[1]]
+    return gl.add(low % np.uint64(gl.P), gl.mul(high % np.uint64(gl.P), np.uint64(1 << 32)))
+
+
+def combine_use(count: int) -> Use:
+    return Use(COMBINE, (((count, ROWS), "uint64"), ((ROWS, COLUMNS), "uint64")))

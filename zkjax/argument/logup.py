@@ -15,14 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from zkjax.argument.kernels import used
+from zkjax.argument import rounds
+from zkjax.argument.kernels import Kernel, Use
 from zkjax.argument.party import Expression, Party
+from zkjax.argument.pieces import SMALL, cut, halves, joined, recut, widths
+from zkjax.argument.rounds import Table
 from zkjax.argument.sumcheck import point_array, sumcheck
 from zkjax.field import extension as ext
+from zkjax.field.goldilocks import array_namespace
 from zkjax.field.multilinear import eq_vector
 from zkjax.field.scalar import Scalar
 
@@ -48,73 +51,95 @@ def layout(logs: Sequence[int]) -> tuple[list[Slot], int]:
 
 
 class Tree:
-    """The prover's layers: layer k has 2^k fractions, the last layer is the leaves."""
+    """The prover's layers: layer k has 2^k fractions, the last layer is the leaves.
+
+    A layer is a list of ``pieces`` of shape (2, kappa, lanes), numerators and denominators; one of
+    at most ``SMALL`` fractions is a single array on the host.
+    """
 
     def __init__(self, numerators: np.ndarray, denominators: np.ndarray):
         """numerators (kappa, 2^k), denominators (kappa, 2^k)."""
-        from zkjax._compat import x64
+        self.layers: list[list] = [_cut(np.stack([numerators, denominators]))]
+        while self.layers[0][0].shape[-1] > 1:
+            self.layers.insert(0, _layer_above(self.layers[0]))
 
-        combine = _kernels()[0]
-        self.layers = [(numerators, denominators)]
-        with x64():
-            while self.layers[0][1].shape[1] > 1:
-                n, d = self.layers[0]
-                if d.shape[1] <= 512:
-                    self.layers.insert(0, combine_fractions(np.asarray(n), np.asarray(d)))
-                else:
-                    used("fractions", d.shape)
-                    self.layers.insert(0, combine(n, d))
+    def layer(self, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of a layer, (kappa, 2^depth) each."""
+        n, d = joined(self.layers[depth])
+        return n, d
 
     @property
     def root(self) -> tuple[Scalar, Scalar]:
-        n, d = self.layers[0]
-        return Scalar.from_array(np.asarray(n)[:, 0]), Scalar.from_array(np.asarray(d)[:, 0])
+        n, d = self.layer(0)
+        return Scalar.from_array(n[:, 0]), Scalar.from_array(d[:, 0])
 
     def rounds(self, depth: int, point: list[Scalar], lam: Scalar) -> _LayerRounds:
         """The prover of the sumcheck from layer ``depth`` to layer ``depth + 1``; frees the
         latter.
         """
         layer = self.layers[depth + 1]
-        self.layers[depth + 1] = (None, None)
-        return _LayerRounds(*layer, point, lam)
+        self.layers[depth + 1] = []
+        return _LayerRounds(layer, point, lam)
 
 
-def combine_fractions(n, d):
-    """(n0 d1 + n1 d0, d0 d1) over the two halves."""
-    half = d.shape[1] // 2
-    n0, n1, d0, d1 = n[:, :half], n[:, half:], d[:, :half], d[:, half:]
-    return ext.add(ext.mul(n0, d1), ext.mul(n1, d0)), ext.mul(d0, d1)
+def _cut(layer: np.ndarray) -> list:
+    return [layer] if layer.shape[-1] <= SMALL else cut(layer)
 
 
-@cache
-def _kernels():
-    import jax
-    import jax.numpy as jnp
+def _layer_above(layer: list) -> list:
+    if len(layer) == 1:
+        return [combine_fractions(*np.split(layer[0], 2, axis=-1))]
+    above = [FRACTIONS(low, high) for low, high in halves(layer)]
+    return _cut(np.asarray(above[0])) if len(above) == 1 else above
 
-    def tables(n, d, lam, eq_high, eq_low):
-        half = d.shape[1] // 2
-        kappa = d.shape[0]
-        eq = ext.mul(eq_high[:, :, None], eq_low[:, None, :]).reshape(kappa, half)
-        m = ext.add(n[:, half:], ext.mul(d[:, half:], lam[:, None]))
-        return jnp.stack([eq, n[:, :half], d[:, half:], d[:, :half], m])
 
-    return jax.jit(combine_fractions), jax.jit(tables)
+def combine_fractions(low, high):
+    """(n0 d1 + n1 d0, d0 d1) of (2, kappa, lanes) fractions n0 / d0 and n1 / d1."""
+    (n0, d0), (n1, d1) = low, high
+    numerator = ext.add(ext.mul(n0, d1), ext.mul(n1, d0))
+    return array_namespace(low).stack([numerator, ext.mul(d0, d1)])
+
+
+def layer_tables(low, high, lam, eq):
+    """eq, n0, d1, d0, m = n1 + lambda d1: the factors of a layer's sumcheck, (5, kappa, lanes)."""
+    (n0, d0), (n1, d1) = low, high
+    m = ext.add(n1, ext.mul(d1, lam[:, None]))
+    return array_namespace(low).stack([eq, n0, d1, d0, m])
+
+
+def piece_tables(low, high, lam, place, eq):
+    """``layer_tables`` of a piece: eq(point) is that of its place times that of its lanes."""
+    return layer_tables(low, high, lam, ext.mul(eq, place[:, None]))
+
+
+FRACTIONS = Kernel("fractions", lambda: combine_fractions)
+LAYER = Kernel("layer", lambda: piece_tables)
+
+
+def uses(log_size: int, kappa: int) -> list[Use]:
+    """The kernels for a tree of 2^log_size leaves."""
+    found = rounds.uses(5, kappa, 3, 1 << max(log_size - 1, 0), "fraction")
+    for width in widths(1 << log_size):
+        if width < 1 << log_size:
+            piece, element = ((2, kappa, width), "uint64"), ((kappa,), "uint64")
+            eq = ((kappa, width), "uint64")
+            found += [
+                Use(FRACTIONS, (piece, piece)),
+                Use(LAYER, (piece, piece, element, element, eq)),
+            ]
+    return found
 
 
 class _LayerRounds:
-    def __init__(self, n, d, point: list[Scalar], lam: Scalar):
-        from zkjax._compat import x64
-        from zkjax.argument.rounds import Table
-
-        kappa = lam.kappa
-        split = len(point) // 2
-        high = eq_vector(point_array(point[:split], kappa))
-        low = eq_vector(point_array(point[split:], kappa))
-        used("layer", d.shape)
-        with x64():
-            tables = _kernels()[1](n, d, lam.array(), high, low)
-            self._table = Table(np.asarray(tables) if tables.shape[-1] < 1024 else tables)
-        self._table.rule = "fraction"
+    def __init__(self, layer: list, point: list[Scalar], lam: Scalar):
+        coordinates = point_array(point, lam.kappa)
+        size = 1 << len(point)
+        if len(layer) == 1:
+            low, high = np.split(layer[0], 2, axis=-1)
+            tables = layer_tables(low, high, lam.array(), eq_vector(coordinates))
+            self._table = Table.of(tables, "fraction")
+        else:
+            self._table = Table(_device_tables(layer, coordinates, lam), size, "fraction")
 
     def message(self, remaining: int, degree: int) -> Sequence[Scalar]:
         return self._table.message(degree)
@@ -126,6 +151,15 @@ class _LayerRounds:
         """n0, d1, d0, m at the point."""
         values = self._table.values()
         return [Scalar.from_array(values[f, :, 0]) for f in range(1, 5)]
+
+
+def _device_tables(layer: list, coordinates: np.ndarray, lam: Scalar) -> list:
+    """``layer_tables`` for a layer of several pieces."""
+    inside = layer[0].shape[-1].bit_length() - 1  # variables of a piece
+    split = coordinates.shape[1] - inside
+    places, eq = eq_vector(coordinates[:, :split]), eq_vector(coordinates[:, split:])
+    pairs = enumerate(halves(layer))
+    return recut([LAYER(low, high, lam.array(), places[:, i], eq) for i, (low, high) in pairs])
 
 
 def reduce_tree(

@@ -2,52 +2,37 @@
 
 All unbound instances of a batch live in one table of shape (factors, kappa, N * I), the I instances
 interleaved behind the N = 2^remaining values of the unbound variables. Binding the most significant
-variable then folds the table in halves whatever I is, an instance with fewer variables joins by
-concatenation when its turn comes, and the number of compiled kernels grows with log2 of the
-largest table only. Tables below ``SMALL`` live in a buffer of that size with a moving end, so that
-one kernel serves all small sizes.
+variable then folds the table in halves whatever I is, and an instance with fewer variables joins by
+concatenation when its turn comes. A table is held in ``pieces``, the last of which has a moving
+end, so the number of compiled kernels does not depend on its size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from zkjax.argument.kernels import used
+from zkjax.argument.kernels import Kernel, Use
+from zkjax.argument.pieces import SMALL, cut, halves, joined, recut, widths
 from zkjax.field import extension as ext
 from zkjax.field.scalar import Scalar
 
-SMALL = 1 << 10
+COLUMNS = 1 << 10  # partial sums that a kernel leaves to the host
 
 
-@cache
-def kernels():
-    """Compiled kernels; JAX is imported here, when a prover first needs it."""
+def _message() -> Callable:
     import jax
     import jax.numpy as jnp
     from jax import lax
 
-    def fold_halves(low, high, r):
-        return ext.add(low, ext.mul(ext.sub(high, low), r[:, None]))
-
     def column_sums(values):
         """(kappa, n) -> (2, kappa, <= 1024): sums of the 32-bit halves, finished on the host."""
         kappa, n = values.shape
-        blocks = values.reshape(kappa, -1, min(n, 1024))
+        blocks = values.reshape(kappa, -1, min(n, COLUMNS))
         low = (blocks & np.uint64(0xFFFFFFFF)).sum(axis=1)
         return jnp.stack([low, (blocks >> np.uint64(32)).sum(axis=1)])
-
-    def evaluations(low, high, degree, combine):
-        step = [ext.sub(b, a) for a, b in zip(low, high, strict=True)]
-        out = [column_sums(combine(low))]
-        current = high
-        for _ in range(degree - 1):
-            current = [ext.add(c, d) for c, d in zip(current, step, strict=True)]
-            out.append(column_sums(combine(current)))
-        return jnp.stack(out)
 
     # The barrier keeps XLA from recomputing a value in every fusion that reads it: three to five
     # times faster on CPU.
@@ -65,32 +50,65 @@ def kernels():
         return ext.mul(eq, once(ext.add(ext.mul(n0, d1), ext.mul(d0, m))))
 
     combine = {"product": product, "fraction": fraction_sum}
+    add, sub = jax.vmap(ext.add), jax.vmap(ext.sub)  # of every factor
 
-    def halves(tables, half):
-        size = tables.shape[-1] // 2
-        if half is None:
-            return tables[..., :size], tables[..., size:]
-        inside = jnp.arange(size) < half
-        low = jnp.where(inside, tables[..., :size], np.uint64(0))
-        padded = jnp.concatenate([tables, jnp.zeros_like(tables[..., :size])], axis=-1)
-        high = lax.dynamic_slice_in_dim(padded, half, size, axis=-1)
-        return low, jnp.where(inside, high, np.uint64(0))
+    def message(total, low, high, degree, rule):
+        """``total`` plus what a pair of pieces gives at 0, 2, ..., degree.
 
-    def message(tables, half, degree, rule):
-        low, high = halves(tables, half)
-        return evaluations(list(low), list(high), degree, combine[rule])
+        The points are a loop: unrolled, they take as many times longer to compile.
+        """
+        step = sub(high, low)
 
-    def fold(tables, half, r):
-        low, high = halves(tables, half)
-        folded = jax.vmap(lambda a, b: fold_halves(a, b, r))(low, high)
-        if half is None:
-            return folded
-        return jnp.concatenate([folded, jnp.zeros_like(folded)], axis=-1)
+        def at(values, first):
+            sums = column_sums(combine[rule](list(values)))
+            return add(jnp.where(first, high, values), step), sums
 
-    return (
-        jax.jit(message, static_argnames=("degree", "rule")),
-        jax.jit(fold),
-    )
+        return total + lax.scan(at, low, jnp.arange(degree) == 0)[1]
+
+    return message
+
+
+def _fold() -> Callable:
+    import jax
+
+    add, sub = jax.vmap(ext.add), jax.vmap(ext.sub)
+
+    def fold(low, high, r):
+        return add(low, jax.vmap(lambda x: ext.mul(x, r[:, None]))(sub(high, low)))
+
+    return fold
+
+
+def _split() -> Callable:
+    import jax.numpy as jnp
+    from jax import lax
+
+    def split(tables, half):
+        """The first ``half`` lanes and the next, each in a piece that is zero behind them."""
+        inside = jnp.arange(tables.shape[-1]) < half
+        padded = jnp.concatenate([tables, jnp.zeros_like(tables)], axis=-1)
+        high = lax.dynamic_slice_in_dim(padded, half, tables.shape[-1], axis=-1)
+        return jnp.where(inside, tables, np.uint64(0)), jnp.where(inside, high, np.uint64(0))
+
+    return split
+
+
+MESSAGE = Kernel("message", _message, static=("degree", "rule"))
+FOLD = Kernel("fold", _fold)
+SPLIT = Kernel("split", _split)
+
+
+def uses(factors: int, kappa: int, degree: int, size: int, rule: str = "product") -> list[Use]:
+    """The kernels for tables of up to ``size`` values a factor."""
+    found = []
+    for width in widths(size):
+        piece, r = ((factors, kappa, width), "uint64"), ((kappa,), "uint64")
+        total = ((degree, 2, kappa, min(width, COLUMNS)), "uint64")
+        static = (("degree", degree), ("rule", rule))
+        found += [Use(MESSAGE, (total, piece, piece), static), Use(FOLD, (piece, piece, r))]
+        if width == SMALL:
+            found.append(Use(SPLIT, (piece, ((), "int64"))))
+    return found
 
 
 def finish_sums(columns) -> np.ndarray:
@@ -104,41 +122,46 @@ def finish_sums(columns) -> np.ndarray:
 
 
 class Table:
-    """(factors, kappa, size) extension values on the device, bound from the top."""
+    """(factors, kappa, size) extension values on the device, bound from the top.
 
-    def __init__(self, values: np.ndarray, rule: str = "product"):
-        self.size = values.shape[-1]
-        self.rule = rule
-        if self.size < SMALL:
-            room = np.zeros((*values.shape[:2], SMALL), dtype=np.uint64)
-            room[..., : self.size] = values
-            values = room
-        self.buffer = values
+    Args:
+      pieces: as ``pieces.cut`` gives them.
+      size: a power of two.
+    """
 
-    def _half(self):
-        if self.buffer.shape[-1] > SMALL:
-            return None
-        return np.int64(self.size // 2)
+    def __init__(self, pieces: Sequence[Any], size: int, rule: str = "product"):
+        self._pieces, self.size, self.rule = list(pieces), size, rule
+        self._pairs: list[tuple[Any, Any]] = []
+
+    @classmethod
+    def of(cls, values: np.ndarray, rule: str = "product") -> Table:
+        return cls(cut(values), values.shape[-1], rule)
+
+    def _halves(self) -> list[tuple[Any, Any]]:
+        """The pairs of pieces whose lanes are the two halves; a message and a fold share them."""
+        if not self._pairs:
+            if len(self._pieces) > 1:
+                self._pairs = halves(self._pieces)
+            else:
+                self._pairs = [SPLIT(self._pieces[0], np.int64(self.size // 2))]
+        return self._pairs
 
     def message(self, degree: int) -> list[Scalar]:
         """g(0), g(2), ..., g(degree) summed over all pairs."""
-        from zkjax._compat import x64
-
-        used("message", self.buffer.shape, degree, self.rule)
-        with x64():
-            columns = kernels()[0](self.buffer, self._half(), degree=degree, rule=self.rule)
-            return [Scalar.from_array(v) for v in finish_sums(columns)]
+        _, kappa, width = self._pieces[0].shape
+        total = np.zeros((degree, 2, kappa, min(width, COLUMNS)), dtype=np.uint64)
+        for low, high in self._halves():
+            total = MESSAGE(total, low, high, degree=degree, rule=self.rule)
+        return [Scalar.from_array(v) for v in finish_sums(total)]
 
     def bind(self, r: Scalar) -> None:
-        from zkjax._compat import x64
-
-        used("fold", self.buffer.shape)
-        with x64():
-            self.buffer = kernels()[1](self.buffer, self._half(), r.array())
+        """Fix the most significant variable."""
+        folded = [FOLD(low, high, r.array()) for low, high in self._halves()]
         self.size //= 2
+        self._pieces, self._pairs = recut(folded), []
 
     def values(self) -> np.ndarray:
-        return np.asarray(self.buffer)[..., : self.size]
+        return joined(self._pieces)[..., : self.size]
 
 
 class _Waiting(NamedTuple):
@@ -196,8 +219,8 @@ class ProductRounds:
         if self._columns > count:
             shape = (self.factors, self.kappa, n, self._columns - count)
             parts.append(np.zeros(shape, dtype=np.uint64))
-        joined = np.concatenate(parts, axis=-1)
-        self._table = Table(joined.reshape(self.factors, self.kappa, n * self._columns))
+        together = np.concatenate(parts, axis=-1)
+        self._table = Table.of(together.reshape(self.factors, self.kappa, n * self._columns))
 
     def message(self, remaining: int, degree: int) -> Sequence[Scalar]:
         zero = self.zero

@@ -21,13 +21,11 @@ class Tableau:
     """
 
     def __init__(self, rows: np.ndarray, log_length: int, nonces: np.ndarray):
-        from zkjax._compat import x64
         from zkjax.argument.blake2s import hash_columns
 
         self.rows, self.nonces = rows, nonces
         self.codewords = encode(rows, log_length)
-        with x64():
-            digests = hash_columns(self.codewords, nonces, merkle.LEAF)
+        digests = hash_columns(self.codewords, nonces, merkle.LEAF)
         self.levels = merkle.build([d.tobytes() for d in digests])
 
     @property

@@ -13,18 +13,19 @@ from typing import Annotated
 import typer
 
 from zkjax import __version__
-from zkjax.cli import adapter, show
-from zkjax.cli.bundle import chain_links, load_bundle, load_steps
-from zkjax.cli.common import REJECTED, UNUSABLE, ProfileName, answers, sentence
+from zkjax.argument.budget import Budget
+from zkjax.cli import adapter, facts, show
+from zkjax.cli.bundle import Bundle, chain_links, load_bundle, load_steps
+from zkjax.cli.common import AsJson, ProfileName, answers
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
 from zkjax.files import new_folder
+from zkjax.progress import Course
 from zkjax.verify import require_profile, verify_statement
 
 app = typer.Typer(
     help="Zero-knowledge proofs of JAX programs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -53,6 +54,7 @@ Target = Annotated[
 
 
 @app.command()
+@answers()
 def verify(
     target: Target,
     statement: Annotated[
@@ -66,50 +68,54 @@ def verify(
     profile: Annotated[
         ProfileName, typer.Option(help="The least security profile to accept.")
     ] = ProfileName.S100,
+    as_json: AsJson = False,
 ) -> None:
     """Check a proof, or a chain of them. Exit code 0: accepted, 1: rejected, 2: the input cannot
     be used.
     """
-    try:
-        expected = None if statement is None else read_digest(statement)
-        bound_to = None if context is None else _bytes(context)
-        start = time.perf_counter()
-        bundles = load_steps(target)
-        links = chain_links(bundles)
+    expected = None if statement is None else read_digest(statement)
+    bound_to = None if context is None else _bytes(context)
+    start = time.perf_counter()
+    bundles = load_steps(target)
+    links = chain_links(bundles)
+    for bundle in bundles:
+        if expected is not None and bundle.statement.digest != expected:
+            raise VerificationError(
+                "statement", f"the files are about {bundle.statement.digest.hex()}"
+            )
+        if bound_to is not None and bundle.claims.context != bound_to:
+            raise VerificationError("claims", "the proof is bound to another context")
+        require_profile(bundle.claims.profile, profile.value)
+    budget = _verify_all(bundles)
+    seconds = time.perf_counter() - start
+    found = facts.accepted(bundles, links, budget, seconds, compared=expected is not None)
+    show.as_json(found) if as_json else show.accepted(found)
+
+
+def _verify_all(bundles: list[Bundle]) -> Budget:
+    """The budget of the last of these proofs, all of which must verify."""
+    count = len(bundles)
+    with show.Phases() as phases:
+        course = Course({f"step {k + 1}": 1.0 for k in range(count)}, phases if count > 1 else None)
         for step, bundle in enumerate(bundles, 1):
-            if expected is not None and bundle.statement.digest != expected:
-                raise VerificationError(
-                    "statement", f"the files are about {bundle.statement.digest.hex()}"
-                )
-            if bound_to is not None and bundle.claims.context != bound_to:
-                raise VerificationError("claims", "the proof is bound to another context")
-            require_profile(bundle.claims.profile, profile.value)
+            course.start(f"step {step}")
             try:
                 budget = verify_statement(bundle.statement, bundle.proof())
             except VerificationError as error:
-                where = f"step {step} of {len(bundles)}: " if len(bundles) > 1 else ""
+                where = f"step {step} of {count}: " if count > 1 else ""
                 raise VerificationError(error.check, where + error.detail) from error
-        seconds = time.perf_counter() - start
-        show.accepted(bundles, links, budget, seconds, compared=expected is not None)
-    except VerificationError as error:
-        show.rejected(error)
-        raise typer.Exit(REJECTED) from None
-    except Exception as error:  # whatever a file holds, the answer is a sentence
-        show.unusable(sentence(error))
-        raise typer.Exit(UNUSABLE) from None
+    return budget
 
 
 @app.command()
-def inspect(target: Target) -> None:
+@answers()
+def inspect(target: Target, as_json: AsJson = False) -> None:
     """Print what a proof claims, its sizes and its soundness budget, without verifying it."""
     try:
-        show.inspected(load_bundle(target))
+        found = facts.inspected(load_bundle(target))
     except VerificationError as error:
-        show.unusable(f"the files do not fit together: {error}")
-        raise typer.Exit(UNUSABLE) from None
-    except Exception as error:
-        show.unusable(sentence(error))
-        raise typer.Exit(UNUSABLE) from None
+        raise StatementError(f"the files do not fit together: {error}") from error
+    show.as_json(found) if as_json else show.inspected(found)
 
 
 @app.command()
@@ -122,17 +128,18 @@ def demo(
     profile: Annotated[
         ProfileName, typer.Option(help="The security profile of the proof.")
     ] = ProfileName.S100,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune a small LLaMA with LoRA, prove the steps and verify the proofs."""
     new_folder(out)
-    from zkjax._compat import enable_kernel_cache
-
-    enable_kernel_cache()
-    from zkjax.proofs.demo import run_demo
-
     with show.Phases() as phases:
+        from zkjax._compat import enable_kernel_cache
+        from zkjax.proofs.demo import run_demo
+
+        enable_kernel_cache()
         report = run_demo(out, steps, profile.value, phases)
-    show.demo_report(report, out)
+    found = facts.demonstrated(report, str(out))
+    show.as_json(found) if as_json else show.demo_report(found)
 
 
 def _bytes(context: str) -> bytes:

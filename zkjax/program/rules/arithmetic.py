@@ -69,8 +69,8 @@ def _square(t: Tracer, eqn, x):
 @primitive("pow")
 def _pow(t: Tracer, eqn, x, y):
     """By a constant whole number."""
-    number = float(y.reshape(-1)[0]) if isinstance(y, np.ndarray) and y.size else 0.5
-    if not isinstance(x, Sym) or np.any(y != number) or number != np.floor(number):
+    number = uniform(y)
+    if not isinstance(x, Sym) or number is None or number != np.floor(number):
         raise t.unsupported(eqn)
     return [power(t, t.spread(x, eqn.outvars[0].aval.shape), int(number))]
 

@@ -155,8 +155,8 @@ def chosen(t: Tracer, index: Value, cases: Sequence[Value], shape, what: str) ->
         numbers = distinct(index).astype(np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() > most):
             raise UnsupportedPrimitiveError(what, t.where)
-        if numbers.size and (numbers == numbers.reshape(-1)[0]).all():
-            return cases[int(numbers.reshape(-1)[0])]
+        if numbers.size and (numbers == numbers.flat[0]).all():
+            return cases[int(numbers.flat[0])]
     elif most:
         t.builder.rely(index.var, 0, most, what, check=True)
     result = cases[0]

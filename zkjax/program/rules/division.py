@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
-from zkjax.program.rules.arithmetic import scale
+from zkjax.program.rules.arithmetic import scale, uniform
 from zkjax.program.rules.comparison import choose, nonnegative
 from zkjax.program.tracer import Sym, Tracer, Value, dyadic, primitive
 
@@ -89,13 +89,13 @@ def _ceil(t: Tracer, eqn, x):
 
 def divisor_of(t: Tracer, y: Value, what: str) -> float:
     """The one constant that is divided by."""
-    if not isinstance(y, np.ndarray) or not y.size or np.any(y != y.reshape(-1)[0]):
+    divisor = uniform(y)
+    if divisor is None:
         raise UnsupportedPrimitiveError(
             f"{what} by numbers that depend on data, or by several, cannot be proved; by one "
             "constant it can, and zkjax.fixed.divide(x, y, fraction=...) divides by data",
             t.where,
         )
-    divisor = y.reshape(-1)[0]
     if not divisor:
         raise ScaleError("a division by zero", t.where)
     return divisor
@@ -110,12 +110,12 @@ def _div(t: Tracer, eqn, x, y):
         return [truncated(t, t.spread(x, out.shape), c, unsigned, note).quotient]
     x = t.spread(x, out.shape)
     if isinstance(y, np.ndarray) and np.all(np.frexp(np.abs(y))[0] == 0.5):
-        if np.all(y == y.reshape(-1)[0]):
-            return [scale(t, x, 1.0 / float(y.reshape(-1)[0]))]
+        if (divisor := uniform(y)) is not None:
+            return [scale(t, x, 1.0 / divisor)]
         factor = t.spread(1.0 / y, out.shape)
         return [Sym(t.builder.multiply(x.var, factor.var), x.fraction + factor.fraction)]
     if isinstance(y, np.ndarray):
-        divisor = float(y.reshape(-1)[0])
+        divisor = float(y.flat[0])
         raise ScaleError(
             f"division by {divisor} is not exact; multiply by "
             f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
