@@ -68,6 +68,14 @@ def split_text() -> tuple[np.ndarray, np.ndarray]:
     return text[:cut], text[cut:]
 
 
+def demo_model() -> tuple[LlamaConfig, Any]:
+    """The shipped base model: its configuration and its weights as floats."""
+    base = jax.tree.map(
+        lambda x: np.asarray(x * 2.0**-WEIGHT_FRACTION, np.float32), load_demo_base()
+    )
+    return LlamaConfig(), base
+
+
 def demo_statement(layers: int = 2) -> Statement:
     """The statement the demo proves, traced without committing or proving anything."""
     run, base, adapter, source = demo_inputs(layers)

@@ -16,6 +16,7 @@ from zkjax import __version__
 from zkjax.argument.budget import Budget
 from zkjax.cli import adapter, facts, show
 from zkjax.cli.bundle import Bundle, chain_links, load_bundle, load_steps
+from zkjax.cli.calibrate import calibrate
 from zkjax.cli.common import AsJson, ProfileName, answers
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(adapter.app, name="adapter")
+app.command()(answers("models")(calibrate))
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True)
