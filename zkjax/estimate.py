@@ -92,8 +92,8 @@ def estimated(traced: Traced, args, outputs: Any, profile: str, run_seconds: flo
     committed = sum(t.layout.elements for t in setup.tableaux)
     values = sum(int(np.prod(op.shape)) for op in program.ops)
     memory = BYTES_A_LEAF * leaves + BYTES_A_VALUE * values + BYTES_AN_ELEMENT * committed
-    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     fixed_cost, a_leaf = speed()
+    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Check(
         outputs,
         run_seconds,
