@@ -1,13 +1,16 @@
 """``zkjax.check``: a dry run. A call is evaluated without being proved, and what its proof would
 cost is told.
 
-The sizes follow from the statement. The time follows from them and from a proof of a small program
-that is made on this machine, for as long as a second one of another size takes. How far these
-estimates were from three measured runs stands in docs/measured.md.
+The sizes follow from the statement. The time follows from them and from two proofs of a small
+program, made on this machine once. How far these estimates were from three measured runs stands in
+docs/measured.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -18,10 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from zkjax import fixed
+from zkjax import __version__, fixed
 from zkjax._callable import positional
+from zkjax._compat import cache_folder
 from zkjax.argument.budget import profile_named, queries_for
 from zkjax.argument.opening import MASK_ROWS
+from zkjax.errors import ZkjaxError
+from zkjax.files import read_capped, write_atomically
 from zkjax.program.trace import Private, Traced, trace_call
 from zkjax.proof import Claims, Commitment
 from zkjax.protocol import Setup, pad_rows
@@ -30,11 +36,12 @@ from zkjax.prove import prove
 from zkjax.seal import DEFAULT_OPENINGS, Sealed
 
 # Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree, for a
-# value of the program and for a committed element; seconds of a leaf relative to the small proof's.
+# value of the program and for a committed element; seconds of a leaf and of a value, relative to a
+# leaf of the small proofs.
 BYTES_A_LEAF, BYTES_A_VALUE, BYTES_AN_ELEMENT = 96, 8, 48
-RELATIVE = 1.0
-TIMES = 3  # that each small proof is timed; the fastest counts
-SMALL = 13, 16  # log2 of the elements that the small programs round
+LEAF, VALUE = 1.0, 0.1
+TIMES = 2  # that each small proof is timed; the fastest counts
+SMALL = 13, 17  # log2 of the elements that the small programs round
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def estimated(traced: Traced, args, outputs: Any, profile: str, run_seconds: flo
         committed,
         proof_bytes(setup),
         now + memory,
-        fixed_cost + RELATIVE * a_leaf * leaves,
+        fixed_cost + a_leaf * (LEAF * leaves + VALUE * values),
     )
 
 
@@ -167,8 +174,28 @@ def proof_bytes(setup: Setup) -> int:
 
 @cache
 def speed() -> tuple[float, float]:
-    """(seconds, seconds a leaf) of a proof on this machine, from two small ones."""
+    """(seconds, seconds a leaf) of a proof on this machine, from two small ones; kept beside the
+    compiled kernels, so that later processes need not measure again.
+    """
+    devices = jax.devices()
+    machine = [__version__, jax.__version__, devices[0].device_kind, len(devices), os.cpu_count()]
+    try:
+        path = cache_folder() / "speed.json" if os.environ.get("ZKJAX_CACHE") != "off" else None
+    except OSError:
+        path = None
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError, TypeError, ZkjaxError):
+            of, seconds, a_leaf = json.loads(read_capped(path, 1 << 12))
+            if of == machine:
+                return float(seconds), float(a_leaf)
+    seconds, a_leaf = _measured()
+    if path is not None:
+        with contextlib.suppress(OSError):
+            write_atomically(path, json.dumps([machine, seconds, a_leaf]).encode())
+    return seconds, a_leaf
 
+
+def _measured() -> tuple[float, float]:
     def program(x):
         v = fixed.decode(x, 8)
         return fixed.encode(fixed.round(v * v, 8, 24), 8)
@@ -181,6 +208,7 @@ def speed() -> tuple[float, float]:
             start = time.perf_counter()
             _, proof = prove(program, sealed_outputs=True)(x)
             seconds.append(time.perf_counter() - start)
+        assert proof.report is not None
         found.append((min(seconds[1:]), proof.report["lookups"]))
     (first, few), (second, many) = found
     few, many = (1 << int(n - 1).bit_length() for n in (few, many))

@@ -68,12 +68,12 @@ class Setup:
         except OverflowBoundError as error:
             raise VerificationError("bounds", str(error)) from error
         self.public = {
-            v: self.program.constants[op.params[0]].astype(np.float64)
+            v: self.program.constants[op.params[0]]
             for v, op in enumerate(self.program.ops)
             if op.kind == "constant"
         }
         for index, value in claims.inputs.items():
-            self.public[self.program.inputs[index].var] = value.astype(np.float64)
+            self.public[self.program.inputs[index].var] = value
         self.outputs = {i: v.astype(np.float64) for i, v in claims.outputs.items()}
         self.tableaux = self._tableaux()
 

@@ -53,11 +53,14 @@ class PublicValues:
         stack = [var]
         while stack:
             v = stack[-1]
+            if v in self._given and not self._planned:
+                self._values.setdefault(v, self._given[v].astype(np.float64))
             if v in self._given or v in self._values:
                 stack.pop()
                 continue
             op = self._program.ops[v]
-            missing = [i for i in op.inputs if i not in self._given and i not in self._values]
+            known = self._given if self._planned else {}
+            missing = [i for i in op.inputs if i not in known and i not in self._values]
             if missing:
                 stack += missing
                 continue
@@ -72,7 +75,7 @@ class PublicValues:
                 charge(STEP + math.prod(op.shape))
                 self._values[v] = NOTHING
             else:
-                operands = [self._given.get(i, self._values.get(i)) for i in op.inputs]
+                operands = [self._values[i] for i in op.inputs]
                 self._values[v] = RULES[op.kind].evaluate(op, *operands)
             stack.pop()
-        return self._given[var] if var in self._given else self._values[var]
+        return self._values.get(var, NOTHING)
