@@ -17,10 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.numerics import FixedPoint, Float, Numerics, rotary_tables
+from zkjax.models.numerics import FixedPoint, Float, Numerics
+from zkjax.models.rotary import rotary_tables, score_scale
+
+LONG = 128  # positions whose cotangents are added without rounding before RoPE is undone
 
 Adapter = dict[str, dict[str, Any]]
 Deltas = Callable[[str, Any], dict[str, Any]]  # (input group, x) -> {target: added to x W}
@@ -41,17 +45,28 @@ def no_deltas(group: str, x) -> dict[str, Any]:
     return {}
 
 
-def lora_delta(x, a, b, numerics: Numerics):
-    """(x A) B with x A rounded: what an adapter of scale 1 adds, exactly."""
-    return numerics.activation(x @ numerics.weight(a)) @ numerics.weight(b)
+def lora_delta(x, a, b, numerics: Numerics, scale: float = 1.0, site: str = "lora"):
+    """scale (x A) B with x A rounded. A scale that is no power of two is rounded on purpose, and
+    multiplies x A before that is.
+    """
+    mantissa = float(2 * np.frexp(scale)[0])
+    low = x @ numerics.round(a, "lora.weight")
+    if mantissa != 1.0:
+        low = numerics.round_cotangent(low, site) * numerics.constant(mantissa)
+    low = numerics.round(low, site)
+    return (scale / mantissa) * (low @ numerics.round(b, "lora.weight"))
 
 
 def lora_deltas(adapter: Adapter | None, scale: float, numerics: Numerics) -> Deltas:
     """(alpha / r) (x A) B for the targets of one layer's adapter."""
 
+    def delta(target: str, x):
+        a, b = adapter[target]["a"], adapter[target]["b"]
+        return lora_delta(x, a, b, numerics, scale, f"{target}.lora")
+
     def deltas(group: str, x) -> dict[str, Any]:
         return {
-            target: scale * lora_delta(x, adapter[target]["a"], adapter[target]["b"], numerics)
+            target: delta(target, x)
             for target in INPUT_GROUPS[group]
             if adapter and target in adapter
         }
@@ -70,12 +85,10 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.ones((size,), jnp.float32))
         self.eps = eps
 
-    def __call__(self, x, numerics: Numerics):
-        size = x.shape[-1]
-        mean_square = jnp.sum(x * x, axis=-1, keepdims=True) * (1.0 / size)
-        inverse = numerics.inverse_rms(mean_square, self.eps)
-        normal = numerics.activation(x * inverse)
-        return numerics.activation(normal * self.weight[...])
+    def __call__(self, x, numerics: Numerics, name: str):
+        """Sites ``{name}_norm`` and ``{name}_input``."""
+        normal = numerics.normalize(x, self.eps, f"{name}_norm")
+        return numerics.round(normal * self.weight[...], f"{name}_input")
 
 
 class Block(nnx.Module):
@@ -91,19 +104,19 @@ class Block(nnx.Module):
             scale = shape[0] ** -0.5 * (depth if target in ("o_proj", "down_proj") else 1.0)
             setattr(self, target, nnx.Param(_normal(rngs.params(), shape, scale)))
 
-    def _linear(self, x, target: str, deltas: dict[str, Any], numerics: Numerics):
-        """x W + delta, rounded once at the end."""
+    def _linear(self, x, target: str, deltas: dict[str, Any]):
+        """x W + delta, exact."""
         y = x @ getattr(self, target)[...]
-        return numerics.activation(y + deltas[target] if target in deltas else y)
+        return y + deltas[target] if target in deltas else y
 
     def __call__(self, x, rotary, mask, deltas: Deltas, numerics: Numerics, cache: Cache | None):
         """The next residual stream, and this layer's cache with the new positions."""
         mixed, cache = self._attention(
-            self.input_layernorm(x, numerics), rotary, mask, deltas, numerics, cache
+            self.input_layernorm(x, numerics, "attention"), rotary, mask, deltas, numerics, cache
         )
-        x = x + mixed
-        x = x + self._mlp(self.post_attention_layernorm(x, numerics), deltas, numerics)
-        return numerics.residual(x), cache
+        x = numerics.round_cotangent(x + mixed, "residual.middle")
+        x = x + self._mlp(self.post_attention_layernorm(x, numerics, "mlp"), deltas, numerics)
+        return numerics.round_cotangent(x, "residual"), cache
 
     def _attention(self, x, rotary, mask, deltas: Deltas, numerics: Numerics, cache: Cache | None):
         config = self.config
@@ -111,38 +124,56 @@ class Block(nnx.Module):
         kv, d = config.num_key_value_heads, config.head_dim
         group = config.num_attention_heads // kv
         added = deltas("attention", x)
-        q = self._linear(x, "q_proj", added, numerics).reshape(batch, length, kv, group, d)
-        k = self._linear(x, "k_proj", added, numerics).reshape(batch, length, kv, d)
-        v = self._linear(x, "v_proj", added, numerics).reshape(batch, length, kv, d)
-        cos, sin = rotary
-        q = rotate(q, cos[:, None, None], sin[:, None, None], numerics)
-        k = rotate(k, cos[:, None], sin[:, None], numerics)
+        q, k, v = (self._linear(x, t, added) for t in ("q_proj", "k_proj", "v_proj"))
+        q = numerics.round_cotangent(q, "q_proj").reshape(batch, length, kv, group, d)
+        k = numerics.round_cotangent(k, "k_proj").reshape(batch, length, kv, d)
+        v = numerics.round(v, "v_proj").reshape(batch, length, kv, d)
+        cos_q, sin_q, cos_k, sin_k = rotary
+        # Exact as long as sums over all positions times a cosine stay small.
+        back = numerics.round_cotangent if length > LONG else (lambda x, site: x)
+        q = numerics.round_value(rotate(q, cos_q[:, None, None], sin_q[:, None, None]), "q_proj")
+        k = numerics.round_value(rotate(k, cos_k[:, None], sin_k[:, None]), "k_proj")
         if cache is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, cache.filled, axis=1)
                 for old, new in ((cache.k, k), (cache.v, v))
             )
             cache = Cache(k, v, cache.filled)
-        scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * numerics.constant(d**-0.5)
-        p = numerics.softmax(numerics.score(scores), mask)
-        mixed = numerics.activation(jnp.einsum("bkgst,btkd->bskgd", p, v))
+        q, k = back(q, "q_proj"), back(k, "k_proj")
+
+        def attend(queries: slice, seen: int):
+            """What some positions take from the first ``seen`` ones."""
+            scores = jnp.einsum("bskgd,btkd->bkgst", q[:, queries], k[:, :seen])
+            scores = numerics.round(scores * score_scale(config)[1], "scores")
+            p = numerics.softmax(scores, mask[queries, :seen], "probabilities")
+            mixed = jnp.einsum("bkgst,btkd->bskgd", p, v[:, :seen])
+            return numerics.round(mixed, "mixed")
+
+        if cache is not None:
+            mixed = attend(slice(None), k.shape[1])
+        else:
+            ends = numerics.tiles(length)
+            starts = (0, *ends[:-1])
+            tiles = [attend(slice(*ab), ab[1]) for ab in zip(starts, ends, strict=True)]
+            mixed = tiles[0] if len(tiles) == 1 else jnp.concatenate(tiles, axis=1)
         mixed = mixed.reshape(batch, length, config.num_attention_heads * d)
-        return self._linear(mixed, "o_proj", deltas("heads", mixed), numerics), cache
+        out = self._linear(mixed, "o_proj", deltas("heads", mixed))
+        return numerics.round_value(out, "o_proj"), cache
 
     def _mlp(self, x, deltas: Deltas, numerics: Numerics):
         added = deltas("mlp", x)
-        gate = numerics.silu(self._linear(x, "gate_proj", added, numerics))
-        up = self._linear(x, "up_proj", added, numerics)
-        inner = numerics.activation(gate * up)
-        return self._linear(inner, "down_proj", deltas("inner", inner), numerics)
+        gate = numerics.round(self._linear(x, "gate_proj", added), "gate_proj")
+        up = numerics.round(self._linear(x, "up_proj", added), "up_proj")
+        inner = numerics.round(numerics.silu(gate, "silu") * up, "inner")
+        out = self._linear(inner, "down_proj", deltas("inner", inner))
+        return numerics.round_value(out, "down_proj")
 
 
-def rotate(x, cos, sin, numerics: Numerics):
-    """RoPE on the last axis, halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
+def rotate(x, cos, sin):
+    """RoPE on the last axis, halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), exact."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return numerics.activation(turned)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 class Llama(nnx.Module):
@@ -204,7 +235,9 @@ class Llama(nnx.Module):
         table = self.embed_tokens[...]
         mask = jnp.tril(jnp.ones((room, room), dtype=bool))
         rotary = tuple(
-            jnp.asarray(t, dtype=table.dtype) for t in rotary_tables(self.config, room, fraction)
+            jnp.asarray(t, dtype=table.dtype)
+            for factor in (score_scale(self.config)[0], 1.0)  # of queries and of keys
+            for t in rotary_tables(self.config, room, fraction, factor)
         )
         if cache is not None:
             mask, *rotary = (
@@ -213,7 +246,7 @@ class Llama(nnx.Module):
         graph, state = nnx.split(self.layers)
 
         def body(x, layer):
-            layer_state, layer_input, layer_cache = layer
+            layer_state, layer_input, layer_cache, scales = layer
             source, seen = deltas_of(layer_input), {}
 
             def deltas(group: str, x):
@@ -224,18 +257,18 @@ class Llama(nnx.Module):
                 k, v = layer_cache
                 layer_cache = Cache(k, v, start)
             block = nnx.merge(graph, layer_state)
-            x, new = block(x, rotary, mask, deltas, numerics, layer_cache)
+            x, new = block(x, rotary, mask, deltas, numerics.at_layer(scales), layer_cache)
             return x, (seen if record else None, new and new[:2])
 
-        layers = (state, layer_inputs, cache and (cache.k, cache.v))
+        layers = (state, layer_inputs, cache and (cache.k, cache.v), numerics.layer_scales())
         x = numerics.embed(table, tokens)
         x, (seen, new) = (jax.lax.scan if scan else unrolled_scan)(body, x, layers)
-        x = self.norm(x, numerics)
+        x = self.norm(x, numerics, "final")
         head = table.T if self.config.tie_word_embeddings else self.lm_head[...]
         if new is not None:
             k, v = new
             new = Cache(k, v, start + length)
-        return numerics.score(x @ head), seen, new
+        return numerics.round_value(x @ head, "logits"), seen, new
 
     def empty_cache(self, batch: int, room: int) -> Cache:
         """A cache for up to ``room`` positions."""
@@ -256,8 +289,20 @@ def unrolled_scan(body, carry, xs):
 
 def mean_loss(logits, targets, numerics: Numerics | None = None):
     """Mean cross-entropy over all positions."""
-    losses = (numerics or Float()).cross_entropy(logits, targets)
-    return jnp.sum(losses) * (1.0 / losses.size)
+    numerics = numerics or Float()
+    losses = numerics.cross_entropy(logits, targets)
+    return jnp.sum(losses) * numerics.constant(1.0 / losses.size)
+
+
+def warm_adapter(config: LlamaConfig, lora: LoraConfig, key) -> Adapter:
+    """An adapter as it may look in the middle of training: B is random too. For calibration: with
+    B = 0 half of the gradient is zero.
+    """
+    fresh = init_adapter(config, lora, key)
+    return {
+        target: {"a": ab["a"], "b": _normal(jax.random.fold_in(key, 99 + i), ab["b"].shape, 0.02)}
+        for i, (target, ab) in enumerate(fresh.items())
+    }
 
 
 def init_adapter(config: LlamaConfig, lora: LoraConfig, key) -> Adapter:

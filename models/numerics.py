@@ -1,14 +1,17 @@
-"""The two arithmetics a model definition runs in: plain floating point, or ``zkjax.fixed``.
+"""The arithmetics a model definition runs in: floating point, floating point that is watched, or
+``zkjax.fixed``.
 
-A model calls these methods where a real number has to be rounded or a nonlinear function taken;
-everything else is ordinary JAX. ``Float`` rounds nothing, so it is the reference in float32 or
-float64; ``FixedPoint`` is what can be proved.
+A model names every place where a real number has to be rounded, its *sites*, and calls these
+methods there; everything else is ordinary JAX. ``Float`` rounds nothing, so it is the reference in
+float32 or float64; ``Observed`` is the same and lets ``calibration`` see the values; ``FixedPoint``
+is what can be proved. Each site has formats of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,39 +19,66 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
-from zkjax.errors import OptionError
-from zkjax.fixed import Format
-from zkjax.models.config import LlamaConfig
-from zkjax.program.tables import round_exactly
+from zkjax.fixed import Format, Scale
+from zkjax.fixed.sites import Site, observe
+
+TILED = 16  # positions from which on scores are computed in two parts
+# What differs from ``Site()`` where nothing was calibrated. These suit small activations: |x| < 16
+# between layers, |x| < 32 for scores and logits, and a residual stream below 2,048.
+DEFAULT_SITES = MappingProxyType(
+    {
+        "scores": Site(Format(10, 16)),
+        "logits": Site(Format(10, 16)),
+        "lora.weight": Site(Format(12, 16)),
+        "gradient": Site(Format(24, 40)),
+        **{
+            f"{norm}_norm.statistic": Site(Format(12, 24)) for norm in ("attention", "mlp", "final")
+        },
+        **{f"{norm}_norm.inverse": Site(Format(15, 32)) for norm in ("attention", "mlp", "final")},
+    }
+)
 
 
 @dataclass(frozen=True)
 class Float:
     """Floating point of whatever dtype the parameters have."""
 
-    def activation(self, x):
-        """The output of a linear layer or a product."""
+    def layer_scales(self) -> dict[str, Any]:
+        """What ``at_layer`` needs of each layer: a pytree with a leading layer axis."""
+        return {}
+
+    def at_layer(self, scales: dict[str, Any]) -> Float:
+        """The arithmetic inside a layer."""
+        return self
+
+    def tiles(self, length: int) -> tuple[int, ...]:
+        """Where the parts end in which causal attention computes its scores."""
+        return (length,)
+
+    def round(self, x, site: str):
+        """A value that is rounded, and whose cotangent is."""
         return x
 
-    def residual(self, x):
-        """The residual stream between blocks."""
+    def round_value(self, x, site: str):
+        """A value that is rounded; its cotangent is rounded elsewhere."""
         return x
 
-    def score(self, x):
-        """Attention scores and logits."""
+    def round_cotangent(self, x, site: str):
+        """A value that is exact as it is and whose cotangent is rounded."""
         return x
 
-    def weight(self, x):
-        """A trainable master weight as it enters a product."""
-        return x
+    def scale(self, x, factor: float, site: str):
+        """x times a real number, rounded."""
+        return x * factor
 
-    def inverse_rms(self, mean_square, eps: float):
-        return jax.lax.rsqrt(mean_square + eps)
+    def normalize(self, x, eps: float, site: str):
+        """x / sqrt(mean(x^2) + eps) over the last axis."""
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
-    def silu(self, x):
+    def silu(self, x, site: str):
         return jax.nn.silu(x)
 
-    def softmax(self, x, mask):
+    def softmax(self, x, mask, site: str):
         return jax.nn.softmax(jnp.where(mask, x, -1e30), axis=-1)
 
     def cross_entropy(self, logits, target):
@@ -58,151 +88,122 @@ class Float:
     def embed(self, table, tokens):
         return table[tokens.astype(jnp.int32)]
 
-    def constant(self, values):
+    def constant(self, value: float):
+        """A real number that values are multiplied by."""
+        return value
+
+    def rotary(self, values):
+        """Values of cos and sin."""
         return values
 
 
 @dataclass(frozen=True)
+class Observed(Float):
+    """Floating point in which every site's values and cotangents can be seen, by
+    ``zkjax.fixed.sites.observations``.
+    """
+
+    def round(self, x, site: str):
+        return observe(x, site)
+
+    def round_value(self, x, site: str):
+        return observe(x, site, backward=False)
+
+    def round_cotangent(self, x, site: str):
+        return observe(x, site, forward=False)
+
+    def normalize(self, x, eps: float, site: str):
+        x = observe(x, f"{site}.statistic", backward=False)
+        inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+        inverse = observe(inverse, f"{site}.inverse", backward=False)
+        return observe(x * inverse, site)
+
+    def silu(self, x, site: str):
+        return observe(jax.nn.silu(x), site, backward=False)
+
+    def softmax(self, x, mask, site: str):
+        p = jax.nn.softmax(jnp.where(mask, x, -1e30), axis=-1)
+        return observe(p, site, forward=False)
+
+
+@dataclass(frozen=True)
 class FixedPoint:
-    """Fixed point. The defaults suit models of LLaMA's activation scale.
+    """Fixed point, each site in its formats.
 
     Attributes:
-      activations: 11 fraction bits, |x| < 16, one lookup.
-      residuals: a sum of embeddings and activations, exact at 12 fraction bits; only its cotangent
-        is rounded, which keeps it bounded through any number of blocks.
-      scores: 10 fraction bits, |x| < 32: attention scores and logits.
-      weights: how master weights are rounded for a product.
-      mean_square: the argument of rsqrt.
-      inverse_rms_format: fraction bits and bits of rsqrt's result. 17 bits hold less than 32, so
-        the mean square plus eps has to exceed 2^-10; its rounding then changes the result by at
-        most 1.6 %. A smaller one leaves the range, and the run is refused.
-      cotangents: what backward passes round to; pair it with a loss scale.
-      statistic_cotangents: the same for the scalars of RMSNorm, which are few and larger.
+      sites: formats by name; those not named are ``DEFAULT_SITES`` or else ``default``.
+      default: the formats of sites that nobody named.
       constants: fraction bits of cos and sin.
     """
 
-    activations: Format = Format(11, 16)
-    residuals: Format = Format(12, 24)
-    scores: Format = Format(10, 16)
-    weights: Format = Format(12, 16)
-    mean_square: Format = Format(14, 22)
-    inverse_rms_format: Format = Format(12, 17)
-    cotangents: Format = Format(20, 24)
-    statistic_cotangents: Format = Format(16, 28)
+    sites: Mapping[str, Site] = field(default_factory=dict)
+    default: Site = field(default_factory=Site)
     constants: int = 14
+    _scales: Mapping[str, Scale] = field(default_factory=dict, repr=False, compare=False)
 
-    def _round(self, x, form: Format):
-        return fixed.round(x, *form, cotangent=self.cotangents)
+    def site(self, name: str) -> Site:
+        """The formats of a site."""
+        return self.sites.get(name, DEFAULT_SITES.get(name, self.default))
 
-    def activation(self, x):
-        return self._round(x, self.activations)
+    def layer_scales(self) -> dict[str, Scale]:
+        found = {}
+        for name, site in self.sites.items():
+            for way in ("forward", "backward"):
+                shifts = np.array(getattr(site, f"{way}_shifts"), dtype=np.float64)
+                if shifts.size:
+                    found[f"{name}/{way}"] = Scale(2.0**shifts, 2.0**-shifts)
+        return found
 
-    def residual(self, x):
-        return self._round(x, self.residuals)
+    def at_layer(self, scales: dict[str, Scale]) -> FixedPoint:
+        return replace(self, _scales=scales)
 
-    def score(self, x):
-        return self._round(x, self.scores)
+    def tiles(self, length: int) -> tuple[int, ...]:
+        """Two parts: of the scores above the diagonal, which are masked, half are not computed."""
+        return (length,) if length < TILED else (-(-length // 2), length)
 
-    def weight(self, x):
-        return self._round(x, self.weights)
+    def round(self, x, site: str):
+        return self.round_value(self.round_cotangent(x, site), site)
 
-    def inverse_rms(self, mean_square, eps: float):
-        wide, fraction = self.statistic_cotangents, self.mean_square.fraction
-        if eps < 2.0**-fraction:
-            raise OptionError(
-                f"rms_norm_eps = {eps:g} is smaller than 2^-{fraction}, the last bit of the mean "
-                "square; take a larger one, or FixedPoint(mean_square=Format(...)) with more "
-                "fraction bits"
-            )
-        rounded = fixed.round(mean_square, *self.mean_square, cotangent=wide)
-        least = fixed.constant(eps, fraction)
-        with fixed.cotangent_format(*wide):
-            return fixed.rsqrt(rounded + least, *self.inverse_rms_format)
+    def round_value(self, x, site: str):
+        scale = self._scales.get(f"{site}/forward")
+        return fixed.round_value(x, *self.site(site).forward, scale=scale, site=site)
 
-    def silu(self, x):
-        return fixed.silu(x, self.activations.fraction, self.activations.fraction)
+    def round_cotangent(self, x, site: str):
+        scale = self._scales.get(f"{site}/backward")
+        return fixed.round_cotangent(x, *self.site(site).backward, scale=scale, site=site)
 
-    def softmax(self, x, mask):
-        lowest = -(2.0 ** (self.scores.bits - 1 - self.scores.fraction))
-        with fixed.cotangent_format(*self.cotangents):
-            return fixed.softmax(jnp.where(mask, x, lowest), mask, self.scores.fraction)
+    def scale(self, x, factor: float, site: str):
+        return fixed.scale(x, factor, *self.site(site).forward, site=site)
+
+    def normalize(self, x, eps: float, site: str):
+        form = self.site(site)
+        statistic = self.site(f"{site}.statistic").forward
+        inverse = self.site(f"{site}.inverse").forward
+        return fixed.rms_normalize(x, eps, statistic, inverse, form.forward, form.backward, site)
+
+    def silu(self, x, site: str):
+        """Of a value that ``gate_proj`` rounded to 16 bits."""
+        return fixed.silu(
+            x, self.site("gate_proj").forward.fraction, self.site(site).forward.fraction
+        )
+
+    def softmax(self, x, mask, site: str):
+        form = self.site("scores").forward
+        lowest = -(2.0 ** (form.bits - 1 - form.fraction))
+        with fixed.cotangent_format(*self.site(site).backward):
+            return fixed.softmax(jnp.where(mask, x, lowest), mask, form.fraction)
 
     def cross_entropy(self, logits, target):
-        with fixed.cotangent_format(*self.cotangents):
-            return fixed.cross_entropy(logits, target, self.scores.fraction)
+        return fixed.cross_entropy(logits, target, self.site("logits").forward.fraction)
 
     def embed(self, table, tokens):
         return fixed.embed(table, tokens)
 
-    def constant(self, values):
-        return fixed.constant(values, self.constants)
+    def constant(self, value: float):
+        return fixed.significant(value)
+
+    def rotary(self, values):
+        return values
 
 
 Numerics = Float | FixedPoint
-
-
-def inverse_frequencies(config: LlamaConfig) -> list[float]:
-    """RoPE's angular frequencies theta^(-2 i / d), with Llama-3 scaling if configured."""
-    d = config.head_dim
-    base = [config.rope_theta ** (-2.0 * i / d) for i in range(d // 2)]
-    s = config.rope_scaling
-    if s is None:
-        return base
-    out = []
-    for f in base:
-        wavelength = 2.0 * np.pi / f
-        low = s.original_max_position_embeddings / s.low_freq_factor
-        high = s.original_max_position_embeddings / s.high_freq_factor
-        if wavelength > low:
-            out.append(f / s.factor)
-        elif wavelength < high:
-            out.append(f)
-        else:
-            ratio = s.original_max_position_embeddings / wavelength
-            smooth = (ratio - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-            out.append((1 - smooth) * f / s.factor + smooth * f)
-    return out
-
-
-def _decimal_cos(x: Decimal) -> Decimal:
-    """cos by halving the angle below 2^-10 and a Taylor series, in the current precision."""
-    halvings = max(0, int(abs(x)).bit_length() + 10)
-    y = x / (1 << halvings)
-    term, total, n = Decimal(1), Decimal(1), 0
-    while abs(term) > Decimal(10) ** -60:
-        n += 2
-        term *= -y * y / (n * (n - 1))
-        total += term
-    for _ in range(halvings):
-        total = 2 * total * total - 1
-    return total
-
-
-HALF_PI = Decimal("1.57079632679489661923132169163975144209858469968755291048747229615")
-
-
-def rotary_tables(config: LlamaConfig, length: int, fraction: int | None) -> tuple[Any, Any]:
-    """cos and sin of position * frequency, (length, head_dim / 2) float64.
-
-    With ``fraction`` they are correctly rounded to that many bits, the same on every machine.
-    """
-    frequencies = inverse_frequencies(config)
-    angles = np.outer(np.arange(length), frequencies)
-    if fraction is None:
-        return np.cos(angles), np.sin(angles)
-    half = len(frequencies)
-
-    def exact(shift: Decimal):
-        def at(i: int) -> Decimal:
-            with localcontext() as context:
-                context.prec = 90
-                angle = Decimal(i // half) * Decimal(frequencies[i % half])
-                return +_decimal_cos(angle - shift) * 2**fraction
-
-        return at
-
-    out = []
-    for values, shift in ((np.cos(angles), Decimal(0)), (np.sin(angles), HALF_PI)):
-        flat = round_exactly(values.reshape(-1) * 2.0**fraction, exact(shift), "rotary")
-        out.append(flat.reshape(angles.shape) * 2.0**-fraction)
-    return out[0], out[1]

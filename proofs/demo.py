@@ -15,15 +15,17 @@ import numpy as np
 
 import zkjax
 from zkjax._compat import x64
+from zkjax.estimate import Check, check
 from zkjax.files import new_folder, write_atomically
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import Float
 from zkjax.models.peft import save_adapter
-from zkjax.models.pretrain import load_demo_base
+from zkjax.models.pretrain import CHECKPOINT, load_demo_base
 from zkjax.program.statement import Statement
 from zkjax.progress import Course, Progress
+from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
     WEIGHT_FRACTION,
@@ -37,6 +39,7 @@ from zkjax.proofs.finetune import (
 from zkjax.verify import verify_statement
 
 LEARNING_RATE = 0.1
+DEMO_CALIBRATION = CHECKPOINT.with_name("demo-calibration.json")
 BATCH, LENGTH = 4, 64
 CURVE_STEPS = 30
 HELD_OUT = 4  # batches that no step trains on
@@ -49,6 +52,7 @@ def demo_inputs(layers: int = 2) -> tuple[FineTuning, Any, Any, Any]:
     More than two layers repeat the trained ones; that is for measuring, not for learning.
     """
     run = FineTuning(model=LlamaConfig(num_hidden_layers=layers))
+    run = Calibration.load(DEMO_CALIBRATION).apply(run)
     base = load_demo_base()
     if layers != 2:
         base["layers"] = jax.tree.map(
@@ -63,6 +67,21 @@ def split_text() -> tuple[np.ndarray, np.ndarray]:
     text = documentation()
     cut = len(text) - len(text) // 10
     return text[:cut], text[cut:]
+
+
+def demo_model() -> tuple[LlamaConfig, Any]:
+    """The shipped base model: its configuration and its weights as floats."""
+    base = jax.tree.map(
+        lambda x: np.asarray(x * 2.0**-WEIGHT_FRACTION, np.float32), load_demo_base()
+    )
+    return LlamaConfig(), base
+
+
+def check_demo(profile: str = "s100") -> Check:
+    """The dry run of one step of the demo."""
+    run, base, adapter, source = demo_inputs()
+    args = (*(zkjax.Private(x) for x in (base, adapter, next(source))), store_rate(LEARNING_RATE))
+    return check(make_step(run), sealed_outputs=SEALED_OUTPUTS, profile=profile)(*args)
 
 
 def demo_statement(layers: int = 2) -> Statement:

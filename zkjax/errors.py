@@ -22,11 +22,23 @@ class VerificationError(ZkjaxError):
 
 
 class TraceError(ZkjaxError):
-    """A function cannot be turned into a statement. ``where`` is the user's source line."""
+    """A function cannot be turned into a statement.
 
-    def __init__(self, message: str, where: str = ""):
-        super().__init__(f"{message}\n  at {where}" if where else message)
-        self.where = where
+    Attributes:
+      message: what is the matter, and what to write instead.
+      where: the user's source line.
+      context: of what operands, in which function.
+    """
+
+    def __init__(self, message: str, where: str = "", context: str = ""):
+        super().__init__(message)
+        self.message, self.where, self.context = message, where, context
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        lines += [f"  at {self.where}"] if self.where else []
+        lines += [f"  in {self.context}"] if self.context else []
+        return "\n".join(lines)
 
 
 class UnsupportedPrimitiveError(TraceError):
@@ -59,6 +71,10 @@ class WitnessError(ZkjaxError):
     """
 
 
+class CalibrationError(ZkjaxError):
+    """A calibration is of another model or version, or no calibration."""
+
+
 class StatementError(ZkjaxError):
     """A statement or claims file is malformed, or arguments do not fit the statement."""
 
@@ -77,3 +93,7 @@ class SessionError(ZkjaxError):
         text = f"{check}: {detail}" if detail else check
         super().__init__(f"{party}: {text}" if party else text)
         self.check, self.detail, self.party = check, detail, party
+
+
+class CheckpointError(ZkjaxError):
+    """A directory of weights is not what this version reads; names the file and the key."""

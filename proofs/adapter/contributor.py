@@ -126,7 +126,7 @@ class Contributor:
         for target in self.manifest.groups()[group]:
             weights = self._weights[target]
             low = _rounded(x.astype(np.float64) @ weights["a"][index], WEIGHT_FRACTION)
-            _require_bits(low, NUMERICS.activations.bits, "x A")
+            _require_bits(low, NUMERICS.site("lora").forward.bits, "x A")
             delta = low @ weights["b"][index]
             _require_bits(delta, 32, "x A B")
             parts.append(delta.astype(np.int32))
@@ -184,7 +184,7 @@ def rounded_weights(tree: Any) -> Any:
 
     def rounded(w: np.ndarray) -> np.ndarray:
         out = _rounded(w, STORED[w.dtype.name] - WEIGHT_FRACTION)
-        if np.abs(out + 0.5).max() > 2 ** (NUMERICS.weights.bits - 1):
+        if np.abs(out + 0.5).max() > 2 ** (NUMERICS.site("lora.weight").forward.bits - 1):
             raise ValueRangeError(
                 f"a weight of {np.abs(out).max() * 2.0**-WEIGHT_FRACTION:.2f} does not fit; "
                 "adapters are stored in fixed point below 8 in absolute value"

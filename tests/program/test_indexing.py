@@ -21,6 +21,10 @@ X = np.array([[3, -7, 11, 2], [-5, 13, -128, 127], [1, 0, 6, -9]], np.int8)
 ROWS, COLUMNS = np.array([2, 0, 2]), np.array([1, 3, 3])
 
 
+def running(v, factor: float):
+    return lax.scan(lambda c, r: (fixed.round(c * 0.5 + r * factor, 4, 16), c), v[0] * 0.0, v)[1]
+
+
 def real(fn: Callable) -> Callable:
     """A function of numbers as one of stored integers."""
     return lambda x: fixed.encode(fn(fixed.decode(x, 2)), 4)
@@ -60,6 +64,9 @@ FUNCTIONS: dict[str, Callable] = {
     "a branch that is known": lambda x: lax.cond(True, lambda v: v[0], lambda v: v[1], x),
     "a branch by data": lambda x: lax.cond(x[0, 0] > 2, lambda v: v[0], lambda v: v[1], x),
     "the other branch": lambda x: lax.cond(x[0, 0] > 5, lambda v: v[0], lambda v: v[1], x),
+    "one of several branches by data": lambda x: lax.switch(
+        x[2, 0].astype(jnp.int32), [lambda v: v, lambda v: v[::-1], lambda v: v.at[0].set(1)], x
+    ),
     "branches under vmap": jax.vmap(
         lambda row: lax.cond(row[0] > 0, lambda v: v[::-1], lambda v: v, row)
     ),
@@ -72,6 +79,72 @@ FUNCTIONS: dict[str, Callable] = {
             v[0] * 0.0,
             v,
         )[1]
+    ),
+    "set by a counter": real(
+        lambda v: lax.fori_loop(0, 3, lambda i, y: y.at[i].set(v[2 - i] * 2.0), v)
+    ),
+    "set by a counter, from what was set": real(
+        lambda v: lax.fori_loop(
+            1, 3, lambda i, y: y.at[i].set(fixed.round(y[i - 1] * 0.5 + v[i], 4, 20)), v
+        )
+    ),
+    "added by a counter": real(
+        lambda v: lax.fori_loop(0, 3, lambda i, y: y.at[i].add(v[2 - i]).at[0].add(v[i]), v)
+    ),
+    "a slice updated by a counter": real(
+        lambda v: lax.fori_loop(
+            0, 2, lambda i, y: lax.dynamic_update_slice(y, v[:2, 1:3], (i, 1 + i)), v
+        )
+    ),
+    "a counter in a scan, backwards": real(
+        lambda v: lax.scan(
+            lambda y, i: (y.at[i, 3 - i].set(v[i, 0]), y[i]), v, np.arange(3), reverse=True
+        )[1]
+    ),
+    "a counter with steps of its own": real(
+        lambda v: lax.fori_loop(
+            0, 2, lambda i, s: (s[0] + 2, s[1].at[s[0]].set(v[i])), (jnp.int32(0), v)
+        )[1]
+    ),
+    "counters of two loops": real(
+        lambda v: lax.fori_loop(
+            0,
+            3,
+            lambda i, y: lax.fori_loop(0, 2, lambda j, z: z.at[i, j].set(v[2 - i, 1 - j]), y),
+            v,
+        )
+    ),
+    "the sum of the two before": lambda x: lax.fori_loop(
+        2,
+        9,
+        lambda i, y: y.at[i].set(
+            (fixed.decode(y[i - 1], 0) + fixed.decode(y[i - 2], 0)).astype(jnp.int32)
+        ),
+        jnp.zeros(9, jnp.int32).at[0].set(x[0, 0].astype(jnp.int32)).at[1].set(1),
+    ),
+    "derivative of a loop that sets": real(
+        jax.grad(
+            lambda v: jnp.sum(
+                lax.fori_loop(
+                    0, 3, lambda i, y: y.at[i].set(fixed.round(v[i] * v[2 - i], 4, 24)), v
+                )
+            )
+        )
+    ),
+    "a counter under vmap": real(
+        jax.vmap(lambda v: lax.fori_loop(0, 2, lambda i, y: y.at[i].set(v[1 - i]), v))
+    ),
+    "a scan that is left unused": real(
+        lambda v: (running(v, 1.0), running(v, 3.0))[1],
+    ),
+    "a scan in a branch that is not taken": real(
+        lambda v: (
+            lax.switch(np.int32(1), [lambda a: running(a, 3.0), lambda a: a], v) + running(v, 0.5)
+        )
+    ),
+    "a scan of no steps": real(lambda v: lax.scan(lambda c, r: (c + r, c), v[0], v[:0])[0]),
+    "empty slices": real(
+        lambda v: jnp.concatenate([v[:0], v, jnp.split(v, [0, 3])[0]]) + v[:0].sum()
     ),
     "scans in branches": real(
         lambda v: lax.cond(
@@ -112,8 +185,8 @@ def test_some_are_proved():
     [
         lambda x: x[x[0, 0]],
         lambda x: x.at[x[0, 0]].set(1),
+        lambda x: lax.fori_loop(0, x[0, 0].astype(jnp.int32), lambda i, y: y + 1, x),
         lambda x: lax.dynamic_update_slice_in_dim(x, x[:1], x[0, 0].astype(jnp.int32), 0),
-        lambda x: lax.switch(x[0, 0], [lambda v: v, lambda v: v[::-1], lambda v: v * 0], x),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill", fill_value=2),
         lambda x: x.at[np.array([[0, 9]]), 0].get(mode="fill"),
         lambda x: x.astype(jnp.int32).at[np.array([0, 0])].apply(lambda v: v + 1),

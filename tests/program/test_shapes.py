@@ -13,6 +13,7 @@ from zkjax import work
 from zkjax.errors import StatementError, VerificationError
 from zkjax.field.scalar import Scalar
 from zkjax.program.ops import RULES, NotRankOne, Op
+from zkjax.program.program import OF_TABLES
 from zkjax.program.statement import Statement
 from zkjax.program.trace import Private
 from zkjax.program.wellformed import require_well_formed
@@ -39,6 +40,7 @@ GOOD = {
     "round": [((X,), X, (3,))],
     "limb": [((X,), X, (16, 2))],
     "lookup": [((X,), X, (0, 1))],
+    "locate": [((X,), X, (0,))],
     "divide": [((X, X), X, ())],
     "rsqrt": [((X,), X, (20,))],
     "max": [((X,), (3,), ())],
@@ -75,6 +77,7 @@ BAD = {
     "round": [((X,), X, (0,)), ((X,), X, (63,)), ((X,), (3,), (3,))],
     "limb": [((X,), X, (-1, 1)), ((X,), X, (0, 0)), ((X,), X, (0, 63))],
     "lookup": [((X,), X, (0, 0)), ((X,), X, (-1, 1)), ((X,), (3,), (0, 1))],
+    "locate": [((X,), X, (-1,)), ((X,), (3,), (0,))],
     "divide": [((X, (3,)), X, ()), ((X,), X, ())],
     "rsqrt": [((X,), X, (-1,)), ((X,), X, (63,))],
     "max": [(((),), (), ()), ((X,), X, ())],
@@ -104,7 +107,7 @@ def test_shape_rules(kind):
     for shapes, shape, params in GOOD[kind]:
         assert fits(kind, shapes, shape, params)
         evaluate = RULES[kind].evaluate
-        if evaluate is not None and kind != "lookup":
+        if evaluate is not None and kind not in OF_TABLES:
             op = Op(kind, (), shape, params)
             assert evaluate(op, *(np.ones(s) for s in shapes)).shape == shape
         assert kind in FREE or not fits(kind, shapes, (*shape, 2), params)

@@ -14,7 +14,7 @@ from zkjax.argument.entropy import Entropy, SeededEntropy
 from zkjax.argument.transcript import VerifierTranscript
 from zkjax.errors import VerificationError
 from zkjax.program.ops import RULES
-from zkjax.program.program import Program
+from zkjax.program.program import OF_TABLES, Program
 from zkjax.program.trace import Traced, trace_call
 from zkjax.progress import Course
 from zkjax.proof import Proof
@@ -45,7 +45,7 @@ def evaluate(
             value = np.asarray(carries[op.params[0]], dtype=np.float64)
         else:
             operands = [values[i] for i in op.inputs]
-            extra = {"tables": program.tables} if op.kind == "lookup" else {}
+            extra = {"tables": program.tables} if op.kind in OF_TABLES else {}
             value = RULES[op.kind].evaluate(op, *operands, **extra)
         value = np.asarray(value, dtype=np.float64).reshape(op.shape)
         if changes and var in changes:

@@ -7,6 +7,7 @@ candidates agree. Hints are computed from the representative in (-p/2, p/2).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import isqrt
 
@@ -70,6 +71,9 @@ def hint(op: Op, tables, xs: Sequence[Array]) -> Array:
             low, last = int(table.columns[0][0]), table.rows - 1
             column = table.columns[op.params[1]]
             return _elementwise(lambda v: int(column[min(max(v - low, 0), last)]), x)
+        case "locate":
+            firsts = tables[op.params[0]].columns[1]
+            return _elementwise(lambda v: max(bisect_right(firsts.tolist(), v) - 1, 0), x)
         case "divide":
             return _elementwise(_divide, x, centered(xs[1]))
         case "rsqrt":

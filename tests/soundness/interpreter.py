@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zkjax._compat import scan_sizes
+from zkjax._compat import scan_sizes, x64
 from zkjax.program.jaxprs import inner_jaxpr
 
 EXACT_FLOATS = 2.0**50
@@ -120,6 +120,52 @@ for _name, _function in {
 @rule("div")
 def _div(r, eqn, x, y):
     return x / y if x.dtype.kind == "f" else (x / y).astype(x.dtype)
+
+
+@rule("rem")
+def _rem(r, eqn, x, y):
+    return np.fmod(x, y)
+
+
+@rule("floor", "ceil")
+def _whole(r, eqn, x):
+    return {"floor": np.floor, "ceil": np.ceil}[eqn.primitive.name](x)
+
+
+@rule("argmax", "argmin")
+def _argmax(r, eqn, x):
+    (axis,) = eqn.params["axes"]
+    function = {"argmax": np.argmax, "argmin": np.argmin}[eqn.primitive.name]
+    return function(x, axis).astype(eqn.params["index_dtype"])
+
+
+@rule("top_k")
+def _top_k(r, eqn, x):
+    """Of equal elements the first first."""
+    k = eqn.params["k"]
+    order = np.argsort(-x.astype(np.float64), axis=-1, kind="stable")[..., :k]
+    return [np.take_along_axis(x, order, -1), order.astype(np.int32)]
+
+
+@rule("sort")
+def _sort(r, eqn, *xs):
+    axis = eqn.params["dimension"]
+    order = np.argsort(xs[0], axis=axis, kind="stable")
+    return [np.take_along_axis(x, order, axis) for x in xs]
+
+
+@rule("cumprod", "cummax", "cummin", "cumsum")
+def _running(r, eqn, x):
+    name, axis = eqn.primitive.name, eqn.params["axis"]
+    function = {
+        "cumprod": np.multiply,
+        "cummax": np.maximum,
+        "cummin": np.minimum,
+        "cumsum": np.add,
+    }[name].accumulate
+    flip = (lambda v: np.flip(v, axis)) if eqn.params["reverse"] else lambda v: v
+    value = flip(function(flip(x), axis, dtype=x.dtype))
+    return _exactly(r, value, x, of=lambda v: flip(function(flip(v), axis)))
 
 
 @rule("integer_pow")
@@ -278,7 +324,9 @@ def _dot_general(r, eqn, x, y):
 
 @rule("gather")
 def _gather(r, eqn, x, indices):
-    """Constant indices along one axis."""
+    """Constant indices along one axis; others, which tests give few of, as JAX does."""
+    if len(eqn.params["dimension_numbers"].start_index_map) != 1:
+        return _as_jax(eqn, x, indices)
     d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     (axis,) = d.start_index_map
     at = np.clip(indices[..., 0], 0, x.shape[axis] - sizes[axis])
@@ -288,6 +336,16 @@ def _gather(r, eqn, x, indices):
     if axis not in d.collapsed_slice_dims:
         rows = np.expand_dims(rows, at.ndim + axis)
     return np.moveaxis(rows, list(range(rows.ndim)), order)
+
+
+@rule("scatter", "scatter-add", "scatter_add")
+def _scatter(r, eqn, x, indices, updates):
+    return _as_jax(eqn, x, indices, updates)
+
+
+def _as_jax(eqn, *operands):
+    with x64():
+        return np.asarray(eqn.primitive.bind(*operands, **eqn.params))
 
 
 @rule("scan")
@@ -324,6 +382,18 @@ def _zk_lookup(r, eqn, x):
     index = np.clip(np.nan_to_num(index), 0, table.rows - 1).astype(np.int32)
     columns = zip(table.columns[1:], p["out_fractions"], strict=True)
     return [np.asarray(column * 2.0**-fraction)[index] for column, fraction in columns]
+
+
+@rule("zk_locate")
+def _zk_locate(r, eqn, x):
+    p = eqn.params
+    table = p["table"]
+    k = np.asarray(x * 2.0 ** p["in_fraction"])
+    inside = (table.columns[1] <= k[..., None]) & (k[..., None] <= table.columns[2])
+    r.require(inside.any(axis=-1), "locate")
+    row = inside.argmax(axis=-1)
+    columns = zip(table.columns[3:], p["out_fractions"], strict=True)
+    return [np.asarray(column * 2.0**-fraction)[row] for column, fraction in columns]
 
 
 @rule("zk_divide")

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
-from zkjax.fixed import Format
-from zkjax.program.tables import Table
+from zkjax.program.tables import Table, step_table
 
 
 @cache
@@ -27,6 +26,13 @@ def rounded(x):
     v = fixed.decode(x, 4)
     wide = fixed.round(v * v * v, 6, 20)
     return fixed.encode(fixed.round(wide, 2, 18), 2), fixed.encode(fixed.round(v, 0, 6), 0)
+
+
+STEPS = step_table("steps", np.array([0, 4, 9, 100]), 250, np.array([5, -7, 2, 9]))
+
+
+def located(x):
+    return fixed.locate(fixed.decode(x, 0), STEPS, 0, (0,))[0].astype(jnp.int32)
 
 
 def tabulated(x):
@@ -69,6 +75,42 @@ def scanned(x):
     return last.astype(jnp.int32), rows.astype(jnp.int32)
 
 
+def first(x):
+    """The first of equal maxima."""
+    return jnp.argmax(x, axis=1).astype(jnp.int32)
+
+
+def largest_two(x):
+    """With their indices."""
+    return jax.lax.top_k(x, 2)
+
+
+def quotient(x):
+    """Rounded down, of numbers of both signs."""
+    return jnp.floor_divide(x.astype(jnp.int16), 5)
+
+
+def whole_part(x):
+    return jnp.floor(fixed.decode(x, 3)).astype(jnp.int32)
+
+
+def counted(x):
+    """Indexing by a loop's counter: set, read back, added."""
+
+    def body(i, y):
+        y = y.at[i].set(fixed.round(y[i - 1] * 0.5 + y[2 - i], 2, 16))
+        return y.at[0].add(fixed.decode(x, 1)[i])
+
+    return fixed.encode(jax.lax.fori_loop(1, 3, body, fixed.decode(x, 1)), 2)
+
+
+def clipped(x):
+    """The derivative of clipping, in which equal operands share the cotangent."""
+    v = x.astype(jnp.float64)
+    slope = jax.grad(lambda u: jnp.sum(jnp.clip(u, -9.0, 5.0) * u))(v)
+    return fixed.encode(slope, 2)
+
+
 def normalised(x):
     return fixed.encode(fixed.softmax(x.astype(jnp.float64) * 0.25, None, 12, 8), 8)
 
@@ -76,11 +118,18 @@ def normalised(x):
 SMALL: dict[str, tuple[Callable, np.ndarray]] = {
     "rounded": (rounded, np.array([37, -11, 120], dtype=np.int8)),
     "tabulated": (tabulated, np.array([3, -8, 7], dtype=np.int8)),
+    "located": (located, np.array([3, 4, 120], dtype=np.uint8)),
     "divided": (divided, np.array([5, -9, 100], dtype=np.int8)),
     "inverse_root": (inverse_root, np.array([5, -9, 100], dtype=np.int8)),
     "maximum": (maximum, np.array([[5, -9, 100], [7, 3, -2]], dtype=np.int8)),
     "compared": (compared, np.array([5, -9, 1, 0], dtype=np.int8)),
     "embedded": (embedded, np.array([0, 5, -3], dtype=np.int8)),
+    "first": (first, np.array([[3, 7, 7], [-7, -3, -3]], dtype=np.int8)),
+    "largest_two": (largest_two, np.array([[3, 5, 5], [-9, -5, -5]], dtype=np.int8)),
+    "quotient": (quotient, np.array([-10, 9, 37], dtype=np.int8)),
+    "whole_part": (whole_part, np.array([37, -11, 120], dtype=np.int8)),
+    "counted": (counted, np.array([5, -9, 100], dtype=np.int8)),
+    "clipped": (clipped, np.array([5, -9], dtype=np.int8)),
     "scanned": (scanned, np.array([[1, 2], [-3, 4], [5, -6]], dtype=np.int8)),
 }
 
@@ -121,7 +170,6 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
 
     from zkjax.models.config import LlamaConfig, LoraConfig
     from zkjax.models.llama import Llama, init_adapter
-    from zkjax.models.numerics import FixedPoint
     from zkjax.proofs.finetune import (
         FineTuning,
         make_step,
@@ -138,8 +186,7 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    numerics = FixedPoint(statistic_cotangents=Format(12, 22))
-    run = FineTuning(model=config, lora=LoraConfig(r=2), numerics=numerics)
+    run = FineTuning(model=config, lora=LoraConfig(r=2))
     parameters = nnx.to_pure_dict(nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
     base = store_base(jax.tree.map(np.asarray, parameters))
     adapter = store_adapter(init_adapter(config, run.lora, jax.random.key(1)))

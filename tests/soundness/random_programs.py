@@ -662,6 +662,40 @@ def _maximum(g: Maker):
 
 
 @maker(3)
+def _placed(g: Maker):
+    """Where the largest or least is, and the best two."""
+    a = g.pick(lambda v: len(v.shape) > 0 and v.type != "bool" and v.bound < 1 << 40)
+    axis = g.one(range(len(a.shape)))
+    rest = tuple(n for i, n in enumerate(a.shape) if i != axis)
+    name = g.one(["argmax", "argmin", "argsort", "cummax"])
+    if name == "argsort":
+        return g.add(f"jnp.argsort({{0}}, {axis})", [a], "int64", a.shape, a.shape[axis])
+    if name == "cummax":
+        text = f"lax.cummax({{0}}, {axis}, reverse={bool(g.chance(2))})"
+        return g.add(text, [a], a.type, a.shape, a.bound, a.fraction)
+    if g.chance(3) and a.shape[-1] > 1:
+        text, shape = "lax.top_k({0}, 2)[0]", (*a.shape[:-1], 2)
+        return g.add(text, [a], a.type, shape, a.bound, a.fraction)
+    text = f"jnp.{name}({{0}}, {axis}).astype(jnp.int32)"
+    return g.add(text, [a], "int32", rest, a.shape[axis])
+
+
+@maker(3)
+def _whole(g: Maker):
+    """Quotients, remainders and whole parts."""
+    a = g.pick(lambda v: v.type not in ("bool", "uint32") and v.bound < 1 << 40)
+    c = g.one([2, 3, 4, 7, 100, -3])
+    if a.type == "real":
+        text, f = g.one([("jnp.floor({0})", 0), ("jnp.ceil({0})", 0), ("{0} % 0.75", a.fraction)])
+        f = max(f, 2) if "%" in text else f
+        return g.add(text, [a], "real", a.shape, (a.bound >> a.fraction << f) + 8, f)
+    if a.type[0] == "u":
+        c = abs(c)
+    text = g.one(["{0} //", "{0} %"]) + f" {c}"
+    return g.add(text, [a], a.type, a.shape, a.bound)
+
+
+@maker(3)
 def _onehot(g: Maker):
     a = g.pick(lambda v: v.type != "bool" and v.fraction == 0 and v.size < 8)
     n = g.one([1, 2, 3, 4, 5])

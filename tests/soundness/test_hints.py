@@ -15,10 +15,15 @@ from zkjax.verify import verify_statement
 KINDS = {
     "rounded": ("round", "limb"),
     "tabulated": ("lookup",),
+    "located": ("locate", "lookup"),
     "divided": ("divide",),
     "inverse_root": ("rsqrt", "limb"),
     "maximum": ("max", "argmax_bit"),
     "compared": ("nonnegative",),
+    "first": ("argmax_bit",),
+    "largest_two": ("argmax_bit",),
+    "quotient": ("divide",),
+    "whole_part": ("round",),
     "embedded": ("limb", "nonnegative"),
     "scanned": ("carry", "round"),
 }
@@ -110,6 +115,19 @@ def test_the_second_best_maximum():
         low: lambda v: np.array([0.0, 0.0]),
         high: lambda v: np.array([0.0, 0.0]),
     }
+    _, proof = prove(traced, args, lie)
+    rejected(traced, proof, "linear test")
+
+
+def test_a_later_one_of_equal_maxima():
+    """The index of the second of two equal largest entries: JAX gives the first."""
+    traced, args = sealed_call("first")
+    ops = traced.statement.program.ops
+    lie = {
+        v: lambda x, v=v: x * 0 + (2 >> ops[v].params[0]) % 2
+        for v in variables(traced, "argmax_bit")
+    }
+    assert len(lie) == 2
     _, proof = prove(traced, args, lie)
     rejected(traced, proof, "linear test")
 

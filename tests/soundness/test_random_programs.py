@@ -92,6 +92,7 @@ TEETH = {
     "round": (narrow, ROW),
     "limb": (wide, ROW),
     "lookup": SMALL["tabulated"],
+    "locate": SMALL["located"],
     "divide": SMALL["divided"],
     "rsqrt": SMALL["inverse_root"],
     "max": (SMALL["maximum"][0], np.array([[7, 3, -3]], dtype=np.int8)),
@@ -99,8 +100,18 @@ TEETH = {
     "nonnegative": SMALL["compared"],
     "onehot": (chosen, np.array([0, 3, 1], dtype=np.uint8)),
     "carry": SMALL["scanned"],
+    "first": SMALL["first"],
+    "quotient": SMALL["quotient"],
+    "whole_part": SMALL["whole_part"],
+    "counted": SMALL["counted"],
 }
-HINT = {"onehot": "limb"}
+HINT = {
+    "onehot": "limb",
+    "first": "argmax_bit",
+    "quotient": "divide",
+    "whole_part": "round",
+    "counted": "carry",
+}
 
 
 def sealed_call(name):

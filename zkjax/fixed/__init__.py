@@ -5,11 +5,12 @@ the functions here round or look up. They are ordinary JAX functions: they jit, 
 differentiate. ``f`` and the range of ``k`` are inferred when a function is traced for proving.
 """
 
+from zkjax.fixed.choices import argmax, relu
 from zkjax.fixed.functions import (
-    cross_entropy,
     divide,
     embed,
     exp,
+    locate,
     log,
     lookup,
     max,
@@ -18,20 +19,29 @@ from zkjax.fixed.functions import (
     rsqrt,
     sigmoid,
     silu,
-    softmax,
 )
+from zkjax.fixed.norm import inverse_rms, rms_normalize
 from zkjax.fixed.rounding import (
     Format,
+    Scale,
     constant,
     cotangent_format,
     decode,
     encode,
     quantize,
     round,
+    round_cotangent,
+    round_value,
+    scale,
+    significant,
 )
+from zkjax.fixed.softmax import cross_entropy, softmax
+from zkjax.fixed.tabulated import gelu, table, tanh
 
 __all__ = [
     "Format",
+    "Scale",
+    "argmax",
     "constant",
     "cotangent_format",
     "cross_entropy",
@@ -40,15 +50,26 @@ __all__ = [
     "embed",
     "encode",
     "exp",
+    "gelu",
+    "inverse_rms",
+    "locate",
     "log",
     "lookup",
     "max",
     "onehot",
     "quantize",
     "reciprocal",
+    "relu",
+    "rms_normalize",
     "round",
+    "round_cotangent",
+    "round_value",
     "rsqrt",
+    "scale",
     "sigmoid",
+    "significant",
     "silu",
     "softmax",
+    "table",
+    "tanh",
 ]

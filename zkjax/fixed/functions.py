@@ -1,4 +1,4 @@
-"""Nonlinear functions: table lookups, division, rsqrt, max, softmax, onehot, cross-entropy.
+"""Nonlinear functions: table lookups, division, rsqrt, max, onehot.
 
 Derivatives are products with exact or tabulated factors; they are rounded where they pass the
 ``round`` that made the argument.
@@ -13,14 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zkjax.errors import OptionError
-from zkjax.fixed.primitives import divide_p, lookup_p, max_p, onehot_p, rsqrt_p
+from zkjax.fixed.primitives import divide_p, locate_p, lookup_p, max_p, onehot_p, rsqrt_p
 from zkjax.fixed.rounding import current_cotangent_format, round
 from zkjax.program.tables import Table, function_table
 
 EXP_FRACTION = 13
-MOST_PROBABILITIES = 1 << 12  # entries of a softmax: each adds 2^-14 to the error of their sum
-MOST_CLASSES = 1 << 10  # of a cross-entropy, whose loss has that error
 
 
 def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
@@ -29,6 +26,16 @@ def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
     Not differentiable; wrap it in ``jax.custom_vjp`` with a column that holds the derivative.
     """
     return lookup_p.bind(x, table=table, in_fraction=in_fraction, out_fractions=out_fractions)
+
+
+def locate(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
+    """Columns of a step function (``tables.step_table``) at x 2^in_fraction, with the given
+    fraction bits.
+
+    One lookup and two range checks of an interval's size, however wide the domain. Not
+    differentiable.
+    """
+    return locate_p.bind(x, table=table, in_fraction=in_fraction, out_fractions=out_fractions)
 
 
 # Tables --------------------------------------------------------------------------------------
@@ -53,10 +60,11 @@ def _silu_slope_exact(x: Decimal) -> Decimal:
 
 
 @cache
-def exp_table(in_fraction: int) -> Table:
-    """exp(-k 2^-in_fraction) for k < 2^16, 13 fraction bits."""
-    functions = [(lambda x: np.exp(-x), lambda x: (-x).exp(), EXP_FRACTION)]
-    return function_table(f"exp(-x), {in_fraction} bits", 0, 1 << 16, in_fraction, functions)
+def exp_table(in_fraction: int, out_fraction: int = EXP_FRACTION) -> Table:
+    """exp(-k 2^-in_fraction) for k < 2^16."""
+    functions = [(lambda x: np.exp(-x), lambda x: (-x).exp(), out_fraction)]
+    name = f"exp(-x), {in_fraction} to {out_fraction} bits"
+    return function_table(name, 0, 1 << 16, in_fraction, functions)
 
 
 @cache
@@ -96,20 +104,20 @@ def log_table(in_fraction: int, out_fraction: int) -> Table:
 # Elementwise functions ----------------------------------------------------------------------
 
 
-def exp(x, fraction: int = 12):
-    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits; result has 13.
+def exp(x, fraction: int = 12, out_fraction: int = EXP_FRACTION):
+    """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits.
 
-    Within 2^-14 of the real function, correctly rounded.
+    Within 2^-(out_fraction + 1) of the real function, correctly rounded.
     """
-    return _exp(x, fraction)
+    return _exp(x, fraction, out_fraction)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _exp(x, fraction):
-    return lookup(-x, exp_table(fraction), fraction, (EXP_FRACTION,))[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _exp(x, fraction, out_fraction):
+    return lookup(-x, exp_table(fraction, out_fraction), fraction, (out_fraction,))[0]
 
 
-_exp.defvjp(lambda x, f: (_exp(x, f),) * 2, lambda f, y, ct: (ct * y,))
+_exp.defvjp(lambda x, i, o: (_exp(x, i, o),) * 2, lambda i, o, y, ct: (ct * y,))
 
 
 def _tabulated(table):
@@ -261,93 +269,3 @@ def max(x, bits: int = 16):
     Ties share the full cotangent, as every maximal entry receives it.
     """
     return _max(x, bits)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _softmax(x, mask, fraction, out_fraction, cotangent):
-    return _softmax_parts(x, mask, fraction, out_fraction)[0]
-
-
-def _require_at_most(most: int, count: int, what: str) -> None:
-    if count > most:
-        raise OptionError(
-            f"{what} over {count:,} entries; it is within its error for at most {most:,}"
-        )
-
-
-def _softmax_parts(x, mask, fraction, out_fraction):
-    _require_at_most(MOST_PROBABILITIES, x.shape[-1], "softmax")
-    m = max_p.bind(x, bits=16)[0]
-    e = exp(x - m[..., None], fraction)
-    if mask is not None:
-        e = jnp.where(mask, e, 0.0)
-    s = jnp.sum(e, axis=-1)
-    # At least 9 exact bits of 1 / s for the flattest distribution, more for peaked ones; with at
-    # most 256 entries the product then drops 16 bits, so its remainder costs one lookup.
-    flattest = int(np.ceil(np.log2(x.shape[-1])))
-    precise = int(np.maximum(16 + out_fraction - EXP_FRACTION, flattest + 9))
-    inverse = reciprocal(s, precise, precise + 2)
-    return round(e * inverse[..., None], out_fraction, 16), m, s
-
-
-def _softmax_fwd(x, mask, fraction, out_fraction, cotangent):
-    p = _softmax(x, mask, fraction, out_fraction, cotangent)
-    return p, p
-
-
-def _softmax_bwd(fraction, out_fraction, cotangent, p, ct):
-    """p (ct - <p, ct>)."""
-    ct = round(ct, *cotangent, cotangent=cotangent)
-    total = jnp.sum(p * ct, axis=-1, keepdims=True)
-    mean = round(total, *cotangent, cotangent=cotangent)
-    return p * (ct - mean), None
-
-
-_softmax.defvjp(_softmax_fwd, _softmax_bwd)
-
-
-def softmax(x, mask=None, fraction: int = 12, out_fraction: int = 14):
-    """Softmax over the last axis of n <= 4,096; x has at most ``fraction`` bits and spans less than
-    2^(16 - fraction).
-
-    Each result is within n 2^-14 + 2^-out_fraction of the real function: every exponential is
-    rounded to 13 bits, and their sum is at least 1.
-
-    Args:
-      mask: constant booleans, broadcast against x; False entries get probability zero. Their x
-        should be the lowest value of the range, so that they do not become the maximum.
-    """
-    return _softmax(x, mask, fraction, out_fraction, current_cotangent_format())
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _cross_entropy(logits, target, fraction):
-    return _cross_entropy_fwd(logits, target, fraction)[0]
-
-
-def _cross_entropy_fwd(logits, target, fraction):
-    _require_at_most(MOST_CLASSES, logits.shape[-1], "cross-entropy")
-    p, m, s = _softmax_parts(logits, None, fraction, 14)
-    hit = onehot(target, logits.shape[-1])
-    chosen = jnp.sum(hit * logits, axis=-1)
-    bits = int(np.ceil(np.log2(logits.shape[-1])))
-    log_sum = log(round(s, 15 - bits, 17), 15 - bits, 16)
-    return log_sum + m - chosen, (p, hit)
-
-
-def _cross_entropy_bwd(fraction, residuals, ct):
-    p, hit = residuals
-    return ct[..., None] * (p - hit), None
-
-
-_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
-
-
-def cross_entropy(logits, target, fraction: int = 12):
-    """-log softmax(logits)[target] over the last axis of n <= 1,024 classes, 16 fraction bits.
-
-    Within n 2^-13 + 2^-16 of the real function: the sum of exponentials of 13 bits is rounded to
-    15 - log2(n) bits before its logarithm is taken. The gradient is softmax(logits) -
-    onehot(target), from the same softmax.
-    """
-    return _cross_entropy(logits, target, fraction)

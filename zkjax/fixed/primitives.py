@@ -47,8 +47,8 @@ def _elementwise_batch(p, args, dims, params):
     return out, [0] * len(out)
 
 
-def _round(x, *, fraction, bits):
-    del bits
+def _round(x, *, fraction, bits, site):
+    del bits, site
     return [jnp.floor(x * 2.0**fraction + 0.5) * 2.0**-fraction]
 
 
@@ -67,6 +67,25 @@ def _lookup(x, *, table, in_fraction, out_fractions):
 lookup_p = define(
     "zk_lookup",
     _lookup,
+    lambda a, p: [a[0].shape] * len(p["out_fractions"]),
+    _elementwise_batch,
+)
+
+
+def _locate(x, *, table, in_fraction, out_fractions):
+    """Columns of the row whose interval holds x; see ``tables.step_table``."""
+    firsts = jnp.asarray(table.columns[1], dtype=jnp.float64)
+    row = jnp.searchsorted(firsts, x * 2.0**in_fraction, side="right") - 1
+    row = jnp.clip(row, 0, table.rows - 1)
+    return [
+        jnp.asarray(column * 2.0**-fraction)[row]
+        for column, fraction in zip(table.columns[3:], out_fractions, strict=True)
+    ]
+
+
+locate_p = define(
+    "zk_locate",
+    _locate,
     lambda a, p: [a[0].shape] * len(p["out_fractions"]),
     _elementwise_batch,
 )
@@ -127,12 +146,20 @@ max_p = define("zk_max", _max, lambda a, p: [a[0].shape[:-1]], _elementwise_batc
 def _round_limits(xs, ys, p):
     half, unit = 1 << (p["bits"] - 1), 2.0 ** -p["fraction"]
     what = f"fixed.round(fraction={p['fraction']}, bits={p['bits']})"
+    if p["site"]:
+        what = f"site {p['site']}, {what}"
     return [(ys[0] / unit, -half, half - 1, unit, what)]
 
 
 def _lookup_limits(xs, ys, p):
     keys, unit = p["table"].columns[0], 2.0 ** -p["in_fraction"]
     return [(xs[0] / unit, int(keys[0]), int(keys[-1]), unit, f"table {p['table'].name!r}")]
+
+
+def _locate_limits(xs, ys, p):
+    table, unit = p["table"], 2.0 ** -p["in_fraction"]
+    low, high = int(table.columns[1][0]), int(table.columns[2][-1])
+    return [(xs[0] / unit, low, high, unit, f"table {table.name!r}")]
 
 
 def _divide_limits(xs, ys, p):
@@ -172,6 +199,7 @@ def _conversion_limits(xs, ys, p):
 LIMITS: dict[str, Callable] = {
     "zk_round": _round_limits,
     "zk_lookup": _lookup_limits,
+    "zk_locate": _locate_limits,
     "zk_divide": _divide_limits,
     "zk_rsqrt": _rsqrt_limits,
     "zk_onehot": _onehot_limits,

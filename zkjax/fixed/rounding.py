@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,23 +40,55 @@ def current_cotangent_format() -> Format:
     return _COTANGENT.get()
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _round(x, format, cotangent):
-    return round_p.bind(x, fraction=format.fraction, bits=format.bits)[0]
+class Scale(NamedTuple):
+    """Powers of two that broadcast against an array, and their inverses."""
+
+    factor: Any
+    inverse: Any
 
 
-def _round_fwd(x, format, cotangent):
-    return _round(x, format, cotangent), None
+def _scaled(x, form: Format, scale: Scale | None, site: str):
+    """x rounded at ``fraction`` bits plus those of its scale."""
+    if scale is None:
+        return round_p.bind(x, fraction=form.fraction, bits=form.bits, site=site)[0]
+    x = x * scale.factor
+    return round_p.bind(x, fraction=form.fraction, bits=form.bits, site=site)[0] * scale.inverse
 
 
-def _round_bwd(format, cotangent, _, ct):
-    return (_round(ct, cotangent, cotangent),)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 3))
+def _round(x, format, scale, site):
+    return _scaled(x, format, scale, site)
 
 
-_round.defvjp(_round_fwd, _round_bwd)
+_round.defvjp(
+    lambda x, form, scale, site: (_round(x, form, scale, site), None),
+    lambda form, site, _, ct: (ct, None),
+)
 
 
-def round(x, fraction: int, bits: int = 32, *, cotangent: Format | None = None):
+@partial(jax.custom_vjp, nondiff_argnums=(1, 3))
+def _cotangent(x, format, scale, site):
+    return x
+
+
+_cotangent.defvjp(
+    lambda x, form, scale, site: (x, scale),
+    lambda form, site, scale, ct: (
+        _round(_cotangent(ct, form, scale, site), form, scale, site),
+        None,
+    ),
+)
+
+
+def round(
+    x,
+    fraction: int,
+    bits: int = 32,
+    *,
+    cotangent: Format | None = None,
+    scale: Scale | None = None,
+    site: str = "",
+):
     """Round to nearest (ties up) at ``fraction`` fraction bits: floor(x 2^f + 1/2) 2^-f.
 
     Args:
@@ -64,10 +96,40 @@ def round(x, fraction: int, bits: int = 32, *, cotangent: Format | None = None):
       fraction: fraction bits kept.
       bits: the result must satisfy -2^(bits-1) <= y 2^f < 2^(bits-1); checked by every proof.
       cotangent: the format its derivative is rounded to (default: ``cotangent_format``).
+      scale: powers of two that multiply x before it is rounded, and their inverses after, so that
+        a part of an array has other fraction bits and another range.
+      site: a name for this rounding, for messages.
     Returns:
       The rounded array. Its VJP rounds the cotangent, so a backward pass stays in fixed point.
     """
-    return _round(jnp.asarray(x), Format(fraction, bits), cotangent or _COTANGENT.get())
+    x = round_cotangent(x, *(cotangent or _COTANGENT.get()), site=site)
+    return round_value(x, fraction, bits, scale=scale, site=site)
+
+
+def round_value(x, fraction: int, bits: int = 32, *, scale: Scale | None = None, site: str = ""):
+    """``round`` with a VJP that hands the cotangent through as it is."""
+    return _round(jnp.asarray(x), Format(fraction, bits), scale, site)
+
+
+def round_cotangent(
+    x, fraction: int, bits: int = 32, *, scale: Scale | None = None, site: str = ""
+):
+    """x, with a VJP that rounds the cotangent."""
+    site = f"{site} (backward)" if site else ""
+    return _cotangent(jnp.asarray(x), Format(fraction, bits), scale, site)
+
+
+def scale(x, factor: float, fraction: int, bits: int = 32, *, site: str = ""):
+    """x times a real number, within 2^-fraction and 2^-16 of it; VJP as of ``round_value``.
+
+    The power of two comes first, because it costs no bits; the rest of the factor, of 16 bits,
+    multiplies what was rounded.
+    """
+    mantissa, exponent = np.frexp(float(factor))
+    if abs(mantissa) == 0.5:
+        return round_value(x * float(factor), fraction, bits, site=site)
+    x = round_value(x * 2.0 ** int(exponent), fraction, bits, site=site)
+    return round_value(x * significant(mantissa), fraction, bits, site=site)
 
 
 def decode(stored, fraction: int):
@@ -94,6 +156,13 @@ def constant(value, fraction: int) -> np.ndarray:
     """A real constant rounded to ``fraction`` bits, as float64."""
     _require_finite(value)
     return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction
+
+
+def significant(value: float, bits: int = 16) -> float:
+    """A real constant rounded to so many significant bits; within 2^-bits of it, relatively."""
+    _require_finite(value)
+    mantissa, exponent = np.frexp(float(value))
+    return float(np.ldexp(np.floor(mantissa * 2.0**bits + 0.5), int(exponent) - bits))
 
 
 def quantize(values, fraction: int, dtype: str = "int32") -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zkjax.errors import OverflowBoundError, TraceError
-from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND
+from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND, MAX_WIDE_BOUND
 from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table, range_table
 
@@ -35,6 +35,12 @@ def _plain(value):
     if isinstance(value, tuple | list):
         return tuple(_plain(v) for v in value)
     return value if isinstance(value, str) else index(value)
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """An array without the repetitions of ``np.broadcast_to``: those axes have length 1."""
+    repeated = zip(values.strides, values.shape, strict=True)
+    return values[tuple(slice(0, 1) if not s and n > 1 else slice(None) for s, n in repeated)]
 
 
 def power_of_two_spans(n: int) -> list[tuple[int, int]]:
@@ -115,10 +121,12 @@ class Builder:
         self, kind: str, inputs: Sequence[int], shape: Shape, bound: int, *params, key=None
     ) -> int:
         """The variable ``kind(inputs)``; an existing one if it was already computed."""
-        if bound > MAX_BOUND:
+        most = MAX_BOUND if RULES[kind].cls == "advice" else MAX_WIDE_BOUND
+        if bound > most:
             raise OverflowBoundError(
-                f"a value of '{kind}' may reach {bound.bit_length()} bits; fixed point holds 52; "
-                "round an operand to fewer fraction bits with zkjax.fixed.round before this line",
+                f"a value of '{kind}' may reach {bound.bit_length()} bits; fixed point holds "
+                f"{most.bit_length() - 1}; round an operand to fewer fraction bits with "
+                "zkjax.fixed.round before this line",
                 self.where,
             )
         shape = tuple(int(n) for n in shape)
@@ -151,8 +159,9 @@ class Builder:
 
     def constant(self, values: np.ndarray) -> int:
         """A public constant of int64; axes along which it does not vary become a broadcast."""
-        values = np.asarray(values, dtype=np.int64)
-        self._require_elements(values.shape)
+        shape = np.shape(values)
+        self._require_elements(shape)
+        values = distinct(np.asarray(values)).astype(np.int64)
         keep = [
             a
             for a in range(values.ndim)
@@ -166,9 +175,9 @@ class Builder:
         if len(self.ops) > before:
             self.constants.append(core)
             self.ops[var] = Op("constant", (), core.shape, (len(self.constants) - 1,))
-        if core.shape == values.shape:
+        if core.shape == shape:
             return var
-        return self.broadcast(var, values.shape, keep)
+        return self.broadcast(var, shape, keep)
 
     def affine(
         self, terms: Sequence[tuple[int, int]], offset: int = 0, bound: int | None = None
@@ -217,6 +226,10 @@ class Builder:
         inside = self.shape(var)
         if tuple(shape) == inside and list(dims) == list(range(len(inside))):
             return var
+        op = self.ops[var]
+        if op.kind == "broadcast":  # one that adds axes, then one that widens them, are one
+            var, inside = op.inputs[0], op.params[1]
+            dims = [dims[d] for d in op.params[0]]
         return self.add("broadcast", [var], shape, self.bounds[var], tuple(dims), inside)
 
     def reshape(self, var: int, shape: Shape) -> int:
@@ -272,7 +285,11 @@ class Builder:
         name = self.alias(obligation.var)
         shifted = self.affine([(name, 1)], -low, bound=min(MAX_BOUND, high - low))
         what = f"{obligation.what} at {obligation.where}" if obligation.where else obligation.what
-        self.range_check(shifted, (high - low).bit_length(), None, what)
+        width = (high - low).bit_length()
+        self.range_check(shifted, width, None, what)
+        if high - low + 1 != 1 << width:  # no power of two: from above too
+            below = self.affine([(name, -1)], high, bound=min(MAX_BOUND, high - low))
+            self.range_check(below, width, None, what)
 
     def within(self, var: int, low: int, high: int) -> bool:
         """Whether an honest run keeps all entries in [low, high], as far as is known so far."""

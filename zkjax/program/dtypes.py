@@ -1,6 +1,9 @@
 """The integer types of inputs and outputs, and how large numbers may be."""
 
 MAX_BOUND = 2**52  # of an honest run: float64 holds sums and products up to here exactly
+# What may be computed from operands at their bounds, and is then seen to stay below 2^52 when the
+# program runs: sums of many products hardly ever reach what the formats of their terms allow.
+MAX_WIDE_BOUND = 2**61
 
 DTYPE_RANGES = {
     "bool": (0, 1),

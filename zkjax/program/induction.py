@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from zkjax.errors import OverflowBoundError
-from zkjax.program.intervals import GROWTH, Sums, hull, magnitude
+from zkjax.program.intervals import GROWTH, Sums, chosen_by_onehot, hull, magnitude
 from zkjax.program.ops import RULES, ContractAxes, Op
 from zkjax.program.ops.linear import reshape_groups
 
@@ -319,5 +319,9 @@ def growth(
             x, y = op.inputs
             factors = [of(b) for a, b in ((x, y), (y, x)) if bounds.is_bit(a)]
             rate = min((f for f in factors if f is not None), default=rate)
+        elif op.kind == "contract" and all(values[i] is not None for i in op.inputs):
+            shapes, kinds = [ops[i].shape for i in op.inputs], [ops[i].kind for i in op.inputs]
+            chosen = chosen_by_onehot(op, shapes, kinds)
+            rate = rate if chosen is None else of(op.inputs[chosen])
         known[var] = rate
     return of(carry)

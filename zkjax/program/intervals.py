@@ -258,6 +258,18 @@ def matched(op: Op, operands: Sequence[Interval], shapes, kinds) -> Value:
     return (0, 1) if all(x[0] >= 0 and x[1] <= 1 for x in operands) else None
 
 
+def chosen_by_onehot(op: Op, shapes: Sequence[Shape], kinds: Sequence[str]) -> int | None:
+    """Which operand a contraction takes entries of, if the other one is a onehot matrix and it sums
+    over its rows alone: every result is then an entry, or zero.
+    """
+    if op.kind != "contract" or len(op.params[1]) != 1:
+        return None
+    for side in (0, 1):
+        if kinds[side] == "onehot" and op.params[1][0][side] == len(shapes[side]) - 1:
+            return 1 - side
+    return None
+
+
 def contracted(
     op: Op, operands: Sequence[Interval], shapes: Sequence[Shape], kinds: Sequence[str]
 ) -> Interval:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,34 @@ CALLS = {
     "remat2",
 }
 
+# What a device says to others of its mesh, and where values are to lie.
+ON_ONE_DEVICE = {
+    "all_gather",
+    "all_gather_invariant",
+    "all_to_all",
+    "axis_index",
+    "mesh_cast",
+    "pbroadcast",
+    "pcast",
+    "pmax",
+    "pmin",
+    "ppermute",
+    "psum",
+    "psum_invariant",
+    "pvary",
+    "reduce_scatter",
+    "reshard",
+    "sharding_constraint",
+}
+
+
+def on_one_device(eqn, operands: Sequence, reshaped: Callable[[Any, tuple], Any]) -> list:
+    """What one of ``ON_ONE_DEVICE`` gives in a mesh of one device: its operands, and index 0."""
+    avals = [v.aval for v in eqn.outvars]
+    if eqn.primitive.name == "axis_index":
+        return [np.zeros((), avals[0].dtype)]
+    return [reshaped(x, tuple(a.shape)) for x, a in zip(operands, avals, strict=True)]
+
 
 def used_equations(jaxpr) -> list:
     """The equations that results depend on, in order; what tracing leaves behind is not proved."""
@@ -36,10 +67,13 @@ def used_equations(jaxpr) -> list:
 
 
 def inner_jaxpr(eqn):
-    """The body of a call-like equation (jit, custom_jvp_call, remat, ...), or None."""
+    """The body of a call-like equation (jit, custom_jvp_call, remat, shard_map over one device,
+    ...), or None.
+    """
     from jax.extend.core import ClosedJaxpr
 
-    if eqn.primitive.name not in CALLS:
+    alone = eqn.primitive.name == "shard_map" and eqn.params["mesh"].size == 1
+    if eqn.primitive.name not in CALLS and not alone:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
@@ -48,6 +82,23 @@ def inner_jaxpr(eqn):
                 return inner
             return ClosedJaxpr(inner, ())
     return None
+
+
+def scans_of(eqn) -> int:
+    """How many scans an equation holds, in any branch and body, those left unused not counted.
+
+    Scans are numbered in the order in which they stand, whichever of them come to be proved.
+    """
+    name, inner = eqn.primitive.name, inner_jaxpr(eqn)
+    if inner is not None:
+        return scans_in(inner)
+    if name == "cond":
+        return sum(map(scans_in, eqn.params["branches"]))
+    return 1 + scans_in(eqn.params["jaxpr"]) if name == "scan" else 0
+
+
+def scans_in(closed) -> int:
+    return sum(map(scans_of, used_equations(closed.jaxpr)))
 
 
 def fold_constants(eqn, inputs: list[np.ndarray]) -> list:
@@ -77,6 +128,7 @@ def known_array(value) -> np.ndarray:
 
 
 _PACKAGES: list[str] = []
+_OWN_USERS = ("models", "proofs")  # of our own folders: what they compute is a user's to read
 
 
 def _library_folders() -> list[str]:
@@ -87,23 +139,51 @@ def _library_folders() -> list[str]:
             except ImportError:
                 continue
             _PACKAGES.extend(os.path.abspath(folder) + os.sep for folder in module.__path__)
-        # The arithmetic of our own models is not where a user looks either.
-        home = importlib.util.find_spec("zkjax.models")
-        if home is not None and home.submodule_search_locations:
-            folder = os.path.abspath(home.submodule_search_locations[0])
-            _PACKAGES.append(os.path.join(folder, "numerics.py"))
     return _PACKAGES
+
+
+def _frames(eqn) -> tuple[list, Any]:
+    """The frames that made an equation inside libraries, outermost first, and the user's frame
+    around them, or None.
+    """
+    made = getattr(eqn.source_info, "traceback", None)
+    inside: list = []
+    for frame in made.frames if made is not None else ():
+        name = frame.file_name
+        if not name.startswith("<") and not _of_library(os.path.abspath(name)):
+            return inside[::-1], frame
+        inside.append(frame)
+    return inside[::-1], None
 
 
 def source_line(eqn) -> str:
     """file:line (function) of the innermost user frame of an equation, or ''."""
-    traceback = getattr(eqn.source_info, "traceback", None)
-    if traceback is None:
-        return ""
-    folders = _library_folders()
-    for frame in traceback.frames:
-        name = frame.file_name
-        if name.startswith("<") or os.path.abspath(name).startswith(tuple(folders)):
-            continue
-        return f"{name}:{frame.line_num} ({frame.function_name})"
-    return ""
+    frame = _frames(eqn)[1]
+    return f"{frame.file_name}:{frame.line_num} ({frame.function_name})" if frame else ""
+
+
+def line_of(error: BaseException) -> str:
+    """file:line (function) of the innermost user frame that an exception passed, or ''."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_filename
+        if not name.startswith("<") and not _of_library(os.path.abspath(name)):
+            found = f"{name}:{line} ({frame.f_code.co_qualname})"
+    return found
+
+
+def library_frames(eqn) -> list[tuple[str, str]] | None:
+    """(file, function) of what the user's line called to make an equation, outermost first; None if
+    no line of the user's is known.
+    """
+    inside, user = _frames(eqn)
+    return [(f.file_name, f.function_name) for f in inside] if user else None
+
+
+def _of_library(path: str) -> bool:
+    folder = next((f for f in _library_folders() if path.startswith(f)), None)
+    if folder is None:
+        return False
+    first, *rest = path[len(folder) :].split(os.sep)
+    ours = folder.endswith(f"{os.sep}zkjax{os.sep}") and first in _OWN_USERS
+    return not ours or rest[-1:] == ["numerics.py"]

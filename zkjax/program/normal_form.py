@@ -14,7 +14,7 @@ import numpy as np
 from zkjax.errors import TraceError
 from zkjax.program.builder import Builder
 from zkjax.program.ops import RULES, Op
-from zkjax.program.program import Lookup, Port, Program
+from zkjax.program.program import OF_TABLES, Lookup, Port, Program
 from zkjax.program.tables import Table
 
 
@@ -113,9 +113,9 @@ def normal_form(
     names = sorted({t for t, _ in kept}, key=lambda t: (-t.rows, t.width, t.digest))
     index = {t: i for i, t in enumerate(names)}
     for i, op in enumerate(ops):
-        if op.kind == "lookup":
+        if op.kind in OF_TABLES:
             table = next(t for t in hint_tables if t.digest.hex() == op.params[0])
-            ops[i] = Op(op.kind, op.inputs, op.shape, (index[table], op.params[1]))
+            ops[i] = Op(op.kind, op.inputs, op.shape, (index[table], *op.params[1:]))
     lookups = sorted(
         {Lookup(index[t], tuple(number[v] for v in vs)) for t, vs in kept},
         key=lambda r: (r.table, r.vars),

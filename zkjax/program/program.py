@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from zkjax.errors import ValueRangeError
+from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.ops import RULES, Op, Shape
 from zkjax.program.tables import Table
+
+OF_TABLES = {"lookup", "locate"}  # whose values stand in a table
+GROW = {"affine", "contract", "multiply", "sum"}  # whose values may exceed their operands'
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class Program:
           inputs: one integer array an input port.
           carries: values of the ``carry`` variables by number, from running the scans.
         Raises:
-          ValueRangeError: a value is outside the table it is looked up in.
+          ValueRangeError: a value is outside the table it is looked up in, or so large that float64
+            may not hold it exactly.
         """
         values: list[np.ndarray] = []
         ports = {p.var: np.asarray(x) for p, x in zip(self.inputs, inputs, strict=True)}
@@ -117,8 +123,9 @@ class Program:
                 value = np.asarray(carries[op.params[0]], dtype=np.float64)
             else:
                 operands = [values[i] for i in op.inputs]
-                extra = {"tables": self.tables} if op.kind == "lookup" else {}
+                extra = {"tables": self.tables} if op.kind in OF_TABLES else {}
                 value = RULES[op.kind].evaluate(op, *operands, **extra)
+                self._require_exact(var, value, operands)
             values.append(np.asarray(value, dtype=np.float64).reshape(op.shape))
         self._check_lookups(values)
         for var in self.zeros:
@@ -128,6 +135,27 @@ class Program:
 
     def where(self, var: int) -> str:
         return self.notes.get(var, f"variable {var}")
+
+    def _require_exact(self, var: int, value, operands) -> None:
+        """That float64 held a value and, in a sum of products, everything on the way to it."""
+        op = self.ops[var]
+        largest = float(np.max(np.abs(value), initial=0)) if op.kind in GROW else 0.0
+        if op.kind == "contract":
+            # |partial sums| <= |x| |y|, first of the whole operands and then of their entries.
+            x, y = (float(np.max(np.abs(v), initial=0)) for v in operands)
+            summed = [operands[0].shape[a] for a, _ in op.params[1]]
+            if x * y * math.prod(summed) > MAX_BOUND:
+                norms = [
+                    float(np.max(np.sum(v * v, axis=tuple(pair[side] for pair in op.params[1]))))
+                    for side, v in enumerate(operands)
+                ]
+                largest = max(largest, math.sqrt(norms[0]) * math.sqrt(norms[1]))
+        if largest > MAX_BOUND:
+            raise ValueRangeError(
+                f"{self.where(var)}: a value reaches {math.log2(largest):.1f} bits and fixed point "
+                "holds 52; round an operand to fewer fraction bits with zkjax.fixed.round before "
+                "this line"
+            )
 
     def _check_lookups(self, values: list[np.ndarray]) -> None:
         for lookup in self.lookups:

@@ -1,14 +1,14 @@
 """Running a jaxpr while keeping what a compiled function does not give back.
 
-Two things are kept: the carries of every scan, which a batched program cannot recompute, and the
+Three things are kept: the carries of every scan, which a batched program cannot recompute; the
 least and largest of all values that have to stay in a range (``Limit``), so that a run without a
-proof refuses what a proof would.
+proof refuses what a proof would; and how large the values at named sites are, for calibration.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,14 @@ import numpy as np
 from zkjax._compat import scan_sizes
 from zkjax.errors import ValueRangeError
 from zkjax.fixed.primitives import LIMITS
-from zkjax.program.jaxprs import inner_jaxpr, source_line
+from zkjax.program.jaxprs import (
+    ON_ONE_DEVICE,
+    inner_jaxpr,
+    known_array,
+    on_one_device,
+    source_line,
+    used_equations,
+)
 
 Records = dict[
     Hashable, tuple[Any, int]
@@ -44,12 +51,15 @@ class Limit:
             return
         steps = np.unravel_index(int(bad[0]), np.shape(extremes)[:-1])
         step = "".join(f", step {int(s)} of a scan" for s in steps[::-1])
+        cure = "raise `bits` or lower `fraction` there"
+        if self.what.startswith("site "):
+            step = step.replace("of a scan", "of a scan (layer)")
+            cure = "give the site a wider format, or calibrate on more text or with more --room"
         low, high = flat[bad[0]]
         raise ValueRangeError(
             f"{self.what} at {self.where}{step}: value out of range: "
             f"[{self.low * self.unit:.6g}, {self.high * self.unit:.6g}] is allowed and "
-            f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; raise `bits` or lower "
-            "`fraction` there"
+            f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; {cure}"
         )
 
 
@@ -59,7 +69,7 @@ def record_carries(closed, inputs: Sequence[Any]) -> tuple[list, dict[tuple[int,
     Returns:
       the outputs, and {(scan number in visiting order, carry number): stacked values}.
     """
-    outputs, records = _Recorder(None).run(closed, list(inputs))
+    outputs, records = _Recorder(lambda *_: []).run(closed, list(inputs))
     return outputs, {key: value for key, (value, _) in records.items()}
 
 
@@ -69,7 +79,49 @@ def record_extremes(closed, inputs: Sequence[Any], limits: dict[int, Limit]) -> 
     Returns:
       the outputs, and {number of the limit: (..., 2) extremes}; ``limits`` is filled.
     """
-    outputs, records = _Recorder(limits).run(closed, list(inputs))
+
+    def extremes(eqn, operands, results, number: int, where: str) -> list:
+        from jax import numpy as jnp
+
+        if eqn.primitive.name not in LIMITS:
+            return []
+        found = []
+        for values, low, high, unit, what in LIMITS[eqn.primitive.name](
+            operands, results, eqn.params
+        ):
+            limits[number + len(found)] = Limit(low, high, unit, what, where)
+            found.append(jnp.stack([jnp.min(values), jnp.max(values)]))
+        return found
+
+    return _observed(closed, inputs, extremes)
+
+
+def record_sites(closed, inputs: Sequence[Any], names: dict[int, tuple[str, str]]):
+    """Run a closed jaxpr and collect how large the values at its sites (``fixed.sites``) are.
+
+    Returns:
+      the outputs, and {number of the site: (..., 3) largest magnitude, mean(sqrt |x|)^2 and
+      sqrt(mean(x^2)), the means of entries that are not 0}; ``names`` is filled with (name,
+      "forward" or "backward").
+    """
+
+    def sizes(eqn, operands, results, number: int, where: str) -> list:
+        from jax import numpy as jnp
+
+        if eqn.primitive.name != "zk_site":
+            return []
+        names[number] = eqn.params["name"], eqn.params["way"]
+        (x,) = operands
+        size = jnp.abs(x)
+        count = jnp.maximum(jnp.sum(size > 0), 1)  # masked entries say nothing of the rest
+        typical = jnp.square(jnp.sum(jnp.sqrt(size)) / count)
+        return [jnp.stack([jnp.max(size), typical, jnp.sqrt(jnp.sum(x * x) / count)])]
+
+    return _observed(closed, inputs, sizes)
+
+
+def _observed(closed, inputs: Sequence[Any], observe) -> tuple[list, dict[int, Any]]:
+    outputs, records = _Recorder(observe).run(closed, list(inputs))
     return outputs, {key: value for key, (value, _) in records.items() if isinstance(key, int)}
 
 
@@ -86,27 +138,31 @@ def without_repeats(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 class _Recorder:
-    """Evaluates jaxprs. Scans and limits are numbered in visiting order; the body of a scan may be
-    traced more than once and gets the same numbers each time.
+    """Evaluates jaxprs. Scans and what is observed are numbered in visiting order; the body of a
+    scan may be traced more than once and gets the same numbers each time.
+
+    ``observe(eqn, operands, results, number, where)`` gives arrays to keep, numbered from there.
     """
 
-    def __init__(self, limits: dict[int, Limit] | None):
-        self._limits = limits
+    def __init__(self, observe: Callable):
+        self._observe = observe
         self._scans = self._values = 0
         self._where = ""
 
     def run(self, closed, inputs: Sequence[Any]) -> tuple[list, Records]:
+        from jax import numpy as jnp
+
         env: dict[Any, Any] = {}
         records: Records = {}
 
         def read(atom):
-            return atom.val if hasattr(atom, "val") else env[atom]
+            return known_array(atom.val) if hasattr(atom, "val") else env[atom]
 
         jaxpr = closed.jaxpr
         env.update(zip(jaxpr.constvars, closed.consts, strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
         outer = self._where
-        for eqn in jaxpr.eqns:
+        for eqn in used_equations(jaxpr):
             self._where = source_line(eqn) or outer
             operands = [read(a) for a in eqn.invars]
             inner = inner_jaxpr(eqn)
@@ -120,11 +176,13 @@ class _Recorder:
                 used = operands[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else []
                 outputs, more = self.run(inner, used)
                 records.update(more)
+            elif eqn.primitive.name in ON_ONE_DEVICE:
+                outputs = on_one_device(eqn, operands, jnp.reshape)
             else:
                 outputs = eqn.primitive.bind(*operands, **eqn.params)
                 if not eqn.primitive.multiple_results:
                     outputs = [outputs]
-                records.update(self._extremes(eqn, operands, outputs))
+                records.update(self._seen(eqn, operands, outputs))
             env.update(zip(eqn.outvars, outputs, strict=True))
         self._where = outer
         return [read(a) for a in jaxpr.outvars], records
@@ -145,18 +203,10 @@ class _Recorder:
             ]
         return chosen, records
 
-    def _extremes(self, eqn, operands, outputs) -> Records:
-        from jax import numpy as jnp
-
-        if self._limits is None or eqn.primitive.name not in LIMITS:
-            return {}
-        records: Records = {}
-        for values, low, high, unit, what in LIMITS[eqn.primitive.name](
-            operands, outputs, eqn.params
-        ):
-            number, self._values = self._values, self._values + 1
-            self._limits[number] = Limit(low, high, unit, what, self._where)
-            records[number] = jnp.stack([jnp.min(values), jnp.max(values)]), 0
+    def _seen(self, eqn, operands, outputs) -> Records:
+        found = self._observe(eqn, operands, outputs, self._values, self._where)
+        records: Records = {self._values + i: (value, 0) for i, value in enumerate(found)}
+        self._values += len(found)
         return records
 
     def _scan(self, eqn, operands) -> tuple[list, Records]:

@@ -144,3 +144,17 @@ def function_table(
         values = approximate(keys * 2.0**-in_fraction) * 2.0**fraction
         columns.append(round_exactly(values, at, name))
     return Table(name, tuple(columns))
+
+
+def step_table(name: str, firsts: np.ndarray, last: int, *columns: np.ndarray) -> Table:
+    """A step function: row i holds for the integers from firsts[i] to firsts[i + 1] - 1, the last
+    row to ``last``. Columns: row number, first, last of the interval, then those given.
+
+    Such a table is looked up by *value* (``fixed.locate``), so its domain may be as wide as 52
+    bits.
+    """
+    firsts = np.asarray(firsts, dtype=np.int64)
+    lasts = np.append(firsts[1:] - 1, last)
+    if np.any(lasts < firsts):
+        raise OptionError(f"table {name!r}: the intervals of its rows are not in order")
+    return Table(name, (np.arange(len(firsts)), firsts, lasts, *columns))

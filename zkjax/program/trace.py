@@ -20,6 +20,8 @@ from zkjax.program import rules as _rules  # noqa: F401  (registers the proving 
 from zkjax.program.bounds import prove_bounds, undischarged
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
+from zkjax.program.hints import FORWARD
+from zkjax.program.jaxprs import line_of
 from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port, Program
 from zkjax.program.recording import record_carries, without_repeats
@@ -225,9 +227,38 @@ def jaxpr_of(fn: Callable, shapes, trees) -> tuple[Any, Any, list[str]]:
     try:
         with x64():
             closed = jax.make_jaxpr(flat_fn)(*shapes)
+    except (TypeError, IndexError) as error:  # those of JAX that users meet are such
+        needed = _needs(error)
+        if not needed:
+            raise
+        raise TraceError(needed, line_of(error)) from error
     finally:
         _BEING_TRACED.reset(token)
     return closed, *structure[0]
+
+
+def _needs(error: Exception) -> str:
+    """What to write instead of what JAX can't trace, or ''."""
+    if "forward-mode" in str(error) and "custom_vjp" in str(error):
+        return FORWARD
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return (
+            "a branch of Python (if, while, and, or) depends on data; choose with jnp.where, "
+            "jax.lax.cond, & and |"
+        )
+    if isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        return "a mask that depends on data selects no fixed number of entries; use jnp.where"
+    if isinstance(
+        error,
+        jax.errors.ConcretizationTypeError
+        | jax.errors.TracerArrayConversionError
+        | jax.errors.TracerIntegerConversionError,
+    ):
+        return (
+            "a shape, a Python number or a NumPy function needs a value that depends on data; use "
+            "jax.numpy, and sizes that are constant (arguments of the function are traced)"
+        )
+    return ""
 
 
 def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
@@ -252,10 +283,7 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
     ):
         dtype = aval.dtype.name
         if dtype not in (DTYPE_RANGES if group >= 0 else PUBLIC_RANGES):
-            raise TraceError(
-                f"output {name or '0'} is {dtype}; outputs of a proved function are integers: "
-                "return zkjax.fixed.encode(x, fraction=...)"
-            )
+            raise TraceError(f"output {name or '0'} is {dtype}; {_outputs_are(dtype, group >= 0)}")
         sym = tracer.sym(value, aval.shape)
         if sym.fraction:
             raise TraceError(f"output {name or '0'} is an integer with fraction bits")
@@ -266,6 +294,14 @@ def _trace(fn, shapes, groups, names, ranged, trees, sealed_outputs) -> Traced:
     kept = [b.ops[v].params[0] for v in order if b.ops[v].kind == "carry"]
     carries = [(tracer.carry_keys[k], tracer.carry_fractions[k]) for k in kept]
     return Traced(Statement(program), closed, carries, out_tree, sealed_outputs)
+
+
+def _outputs_are(dtype: str, sealed: bool) -> str:
+    if dtype == "int64" and sealed:
+        return "sealed outputs have at most 32 bits: return x.astype(jnp.int32)"
+    if np.dtype(dtype).kind in "iu":
+        return "outputs of a proved function have at most 32 bits: return x.astype(jnp.uint32)"
+    return "outputs of a proved function are integers: return zkjax.fixed.encode(x, fraction=...)"
 
 
 def _discharged(b: Builder, inputs: list[Port], outputs: list[Port]) -> tuple[Program, list[int]]:

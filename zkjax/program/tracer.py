@@ -13,16 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import Builder
+from zkjax.errors import OverflowBoundError, ScaleError, TraceError, UnsupportedPrimitiveError
+from zkjax.program.builder import Builder, distinct
 from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.hints import HINTS, hint_for
 from zkjax.program.jaxprs import (
+    ON_ONE_DEVICE,
     fold_constants,
     inner_jaxpr,
     known_array,
+    scans_of,
     source_line,
     used_equations,
 )
+from zkjax.program.origin import called, in_backward_pass
 
 MAX_FRACTION = 50
 MAX_EXPONENT = 900  # of the last bit of a value: float64 holds nothing much smaller
@@ -31,7 +35,6 @@ EXACT = {"bool", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 3
 Const = np.ndarray
 PrimitiveRule = Callable[..., list]
 PRIMITIVES: dict[str, PrimitiveRule] = {}
-HINTS: dict[str, str] = {}
 MOVES = {  # their results are some of their operands' elements
     "broadcast_in_dim",
     "clamp",
@@ -39,6 +42,8 @@ MOVES = {  # their results are some of their operands' elements
     "cond",
     "copy",
     "copy_p",
+    "cummax",
+    "cummin",
     "dynamic_slice",
     "dynamic_update_slice",
     "expand_dims",
@@ -50,21 +55,31 @@ MOVES = {  # their results are some of their operands' elements
     "pad",
     "reduce_max",
     "reduce_min",
+    "reduce_window_max",
+    "reduce_window_min",
     "reshape",
     "rev",
     "scan",
     "scatter",
     "select_n",
     "slice",
+    "sort",
     "split",
     "squeeze",
     "stack",
     "stop_gradient",
     "tile",
+    "top_k",
     "transpose",
+    *ON_ONE_DEVICE,
 }
 LOGIC = {"and", "eq", "ge", "gt", "le", "lt", "ne", "not", "or", "reduce_and", "reduce_or", "xor"}
-KEEP_SYMBOLIC = {"scan", "zk_lookup"}  # not evaluated at trace time even if all operands are known
+KEEP_SYMBOLIC = {  # not evaluated at trace time even if all operands are known
+    "scan",
+    "zk_locate",
+    "zk_lookup",
+    *ON_ONE_DEVICE,
+}
 
 
 @dataclass(frozen=True)
@@ -127,14 +142,18 @@ class Tracer:
     Attributes:
       where: the source line of the equation at hand.
       scans: number of scans met so far.
+      path: the equation at hand and those around it, the outermost first.
+      loops: how many scans the equation at hand is inside of.
       carry_keys, carry_fractions: (scan, carry) and fraction bits of each "carry" variable.
     """
 
     builder: Builder = field(default_factory=Builder)
     where: str = ""
     scans: int = 0
+    loops: int = 0
     carry_keys: list[tuple[int, int]] = field(default_factory=list)
     carry_fractions: list[int] = field(default_factory=list)
+    path: list[Any] = field(default_factory=list)
 
     # What rules use ---------------------------------------------------------------------------
 
@@ -142,9 +161,8 @@ class Tracer:
         """A value as a variable; constants are written exactly."""
         if isinstance(value, Sym):
             return value
-        integers, fraction = dyadic(value, self.where)
-        if shape is not None:
-            integers = np.broadcast_to(integers, shape)
+        integers, fraction = dyadic(distinct(np.asarray(value)), self.where)
+        integers = np.broadcast_to(integers, np.shape(value) if shape is None else shape)
         return Sym(self.builder.constant(integers), fraction)
 
     def shape_of(self, value: Value) -> tuple[int, ...]:
@@ -224,20 +242,64 @@ class Tracer:
         return [read(a) for a in jaxpr.outvars]
 
     def equation(self, eqn, inputs: list[Value]) -> list[Value]:
+        self.path.append(eqn)
+        try:
+            return self._equation(eqn, inputs)
+        except TraceError as error:
+            if not error.context:
+                error.where = error.where or self.where
+                error.context = self._context(eqn, inputs, error.message)
+            raise
+        finally:
+            self.path.pop()
+
+    def _equation(self, eqn, inputs: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         inner = inner_jaxpr(eqn)
         if inner is not None:
             return self.run(inner, inputs[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else [])
+        if all(0 in v.aval.shape for v in eqn.outvars):  # no elements: nothing to prove
+            self.scans += scans_of(eqn)
+            return [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         if all(isinstance(x, np.ndarray) for x in inputs) and name not in KEEP_SYMBOLIC:
+            self.scans += scans_of(eqn)
             return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:
-            hint = HINTS.get(name, "rewrite the step with operations of zkjax.fixed and jax.numpy")
-            raise UnsupportedPrimitiveError(
-                f"the primitive '{name}' cannot be proved; {hint}", self.where
-            )
+            raise self.unsupported(eqn)
         outputs = PRIMITIVES[name](self, eqn, *inputs)
         self._check_meaning(eqn, outputs)
         return outputs
+
+    def unsupported(self, eqn, how: str = "") -> UnsupportedPrimitiveError:
+        """The error for an equation that has no rule, or none for how it is used."""
+        name, function = eqn.primitive.name, called(self.path)
+        same = function.rpartition(".")[2] == name
+        uses = f" (it uses '{name}')" if function and not same else ""
+        told = f"{function or repr(name)}{uses} {how}".rstrip()
+        return UnsupportedPrimitiveError(
+            f"{told} cannot be proved; {hint_for(function, name)}", self.where
+        )
+
+    def _context(self, eqn, inputs: Sequence[Value], message: str) -> str:
+        """The function a user called, its operands, and what helps with that function."""
+        function = called(self.path)
+        told = function or f"'{eqn.primitive.name}'"
+        pairs = list(zip(eqn.invars, inputs, strict=False))
+        operands = ", ".join(self.format_of(v.aval, x) for v, x in pairs[:4])
+        more = ", ..." if len(pairs) > 4 else ""
+        backward = ", in the backward pass" if in_backward_pass(self.path) else ""
+        advice = HINTS.get(function, "")
+        advice = "" if not advice or advice in message else f"\n  {function}: {advice}"
+        return f"{told} of {operands}{more}{backward}{advice}" if operands else told + backward
+
+    def format_of(self, aval, value: Value) -> str:
+        """A value's type and shape, and its format where it is traced."""
+        shape = ",".join(map(str, getattr(aval, "shape", ())))
+        kind = f"{getattr(aval, 'dtype', 'value')}[{shape}]"
+        if not isinstance(value, Sym):
+            return f"constant {kind}"
+        bits = self.bits_of(value.var) + 1
+        return f"{kind} (fraction {value.fraction}, bits {bits})"
 
     def _check_meaning(self, eqn, outputs: list[Value]) -> None:
         """Integer arithmetic wraps in JAX and not in a program, sums of booleans saturate: refuse
@@ -250,6 +312,8 @@ class Tracer:
                 continue
             if self.builder.shape(value.var) != tuple(var.aval.shape):
                 raise RuntimeError(f"internal: the rule of '{name}' gives another shape")
+            if dtype.kind == "c":
+                raise ScaleError(HINTS["complex"], self.where)
             if dtype.name not in EXACT:
                 raise ScaleError(
                     f"{dtype} does not hold fixed-point values exactly; keep float64", self.where

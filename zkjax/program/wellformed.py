@@ -65,6 +65,9 @@ def _require_operations(program: Program) -> None:
                 table, column = op.params
                 require(table < len(program.tables), "there is no such table")
                 require(column < program.tables[table].width, "there is no such column")
+            if op.kind == "locate":
+                require(op.params[0] < len(program.tables), "there is no such table")
+                require(program.tables[op.params[0]].width >= 3, "the table has no intervals")
         except StatementError as error:
             raise StatementError(f"operation {var} ({op.kind}): {error}") from error
     count = sum(op.kind == "constant" for op in program.ops)

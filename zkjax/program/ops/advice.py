@@ -64,6 +64,24 @@ def _lookup_shape(op: Op, x: Shape) -> Shape:
     return x
 
 
+@rule("locate", "advice")
+def _locate(op: Op, x, *, tables):
+    """The row of a table of consecutive intervals that holds x; params (table,). Columns: row
+    number, first and last value of the interval, and others.
+    """
+    rows, first, *_ = tables[op.params[0]].columns
+    row = np.searchsorted(first, x, side="right") - 1
+    return (np.clip(row, 0, len(rows) - 1) + rows[0]).astype(np.float64)
+
+
+@shape_rule("locate")
+def _locate_shape(op: Op, x: Shape) -> Shape:
+    """That there is such a table is for the program to check."""
+    (table,) = parameters(op, 1)
+    require(is_integer(table, 0, 2**31), "a table")
+    return x
+
+
 @rule("divide", "advice")
 def _divide(op: Op, numerator, denominator):
     """floor(n / d) for d > 0 (0 where d is not positive, which the relations then reject)."""

@@ -123,7 +123,7 @@ def _broadcast_pull(op: Op, w: Weights, one: Scalar) -> Pulled:
     return [(0, tuple(inside), coefficient)]
 
 
-@rule("broadcast", "linear", _broadcast_pull, selected)
+@rule("broadcast", "linear", _broadcast_pull, selected, merges=True)
 def _broadcast(op: Op, x):
     dims, in_shape = op.params
     shape = [1] * len(op.shape)

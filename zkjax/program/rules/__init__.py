@@ -5,10 +5,16 @@ from zkjax.program.rules import (
     branches,
     comparison,
     contraction,
+    devices,
+    division,
+    elsewhere,
     fixed,
     indexing,
+    indices,
+    running,
     scan,
     shapes,
+    windows,
 )
 
 __all__ = [
@@ -16,8 +22,14 @@ __all__ = [
     "branches",
     "comparison",
     "contraction",
+    "devices",
+    "division",
+    "elsewhere",
     "fixed",
     "indexing",
+    "indices",
+    "running",
     "scan",
     "shapes",
+    "windows",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
+from zkjax.program.builder import distinct
 from zkjax.program.dtypes import DTYPE_RANGES
-from zkjax.program.tracer import HINTS, Sym, Tracer, dyadic, primitive
+from zkjax.program.hints import hint
+from zkjax.program.tracer import Sym, Tracer, dyadic, primitive
 
 
 @primitive("add", "add_any")
@@ -22,6 +24,15 @@ def _sub(t: Tracer, eqn, x, y):
 @primitive("neg")
 def _neg(t: Tracer, eqn, x):
     return [t.add([(x, -1)])]
+
+
+def uniform(value) -> float | None:
+    """The number that all entries of a constant are, if they are one."""
+    if not isinstance(value, np.ndarray) or not value.size:
+        return None
+    entries = distinct(value)
+    first = entries.flat[0]
+    return float(first) if np.all(entries == first) else None
 
 
 def scale(t: Tracer, x: Sym, constant: float) -> Sym:
@@ -44,8 +55,8 @@ def _mul(t: Tracer, eqn, x, y):
         x, y = y, x
     shape = eqn.outvars[0].aval.shape
     x = t.spread(x, shape)
-    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
-        return [scale(t, x, float(y.reshape(-1)[0]))]
+    if (factor := uniform(y)) is not None:
+        return [scale(t, x, factor)]
     y = t.spread(y, shape)
     return [Sym(t.builder.multiply(x.var, y.var), x.fraction + y.fraction)]
 
@@ -55,11 +66,24 @@ def _square(t: Tracer, eqn, x):
     return [Sym(t.builder.multiply(x.var, x.var), 2 * x.fraction)]
 
 
+@primitive("pow")
+def _pow(t: Tracer, eqn, x, y):
+    """By a constant whole number."""
+    number = uniform(y)
+    if not isinstance(x, Sym) or number is None or number != np.floor(number):
+        raise t.unsupported(eqn)
+    return [power(t, t.spread(x, eqn.outvars[0].aval.shape), int(number))]
+
+
 @primitive("integer_pow")
 def _integer_pow(t: Tracer, eqn, x):
-    exponent = eqn.params["y"]
+    return [power(t, x, eqn.params["y"])]
+
+
+def power(t: Tracer, x: Sym, exponent: int) -> Sym:
+    """x to a constant exponent, by so many products."""
     if exponent == 0:
-        return [t.sym(np.ones(t.builder.shape(x.var)))]
+        return t.sym(np.ones(t.builder.shape(x.var)))
     if exponent < 0:
         raise ScaleError(
             "negative powers are not exact; use zkjax.fixed.reciprocal or zkjax.fixed.divide",
@@ -68,29 +92,7 @@ def _integer_pow(t: Tracer, eqn, x):
     result = x
     for _ in range(exponent - 1):
         result = Sym(t.builder.multiply(result.var, x.var), result.fraction + x.fraction)
-    return [result]
-
-
-@primitive("div")
-def _div(t: Tracer, eqn, x, y):
-    if eqn.outvars[0].aval.dtype != np.float64:
-        raise UnsupportedPrimitiveError(
-            "integer division cannot be proved; decode first and use zkjax.fixed.divide", t.where
-        )
-    if isinstance(y, np.ndarray) and y.size and np.all(y == y.reshape(-1)[0]):
-        divisor = float(y.reshape(-1)[0])
-        if divisor and np.frexp(abs(divisor))[0] == 0.5:
-            return [scale(t, t.spread(x, eqn.outvars[0].aval.shape), 1.0 / divisor)]
-        raise ScaleError(
-            f"division by {divisor} is not exact; multiply by "
-            f"zkjax.fixed.constant(1 / {divisor}, fraction=...) and round",
-            t.where,
-        )
-    raise ScaleError(
-        "division is not exact; use zkjax.fixed.divide(x, y, fraction=...) (the derivatives of "
-        "jnp.maximum and jnp.clip divide, that of jnp.where does not)",
-        t.where,
-    )
+    return result
 
 
 def fitted(t: Tracer, x: Sym, dtype: str, unsigned_source: bool = False) -> Sym:
@@ -132,7 +134,9 @@ def _convert(t: Tracer, eqn, x):
             )
         return [fitted(t, x, new.name, unsigned_source=old.kind in "ub")]
     raise ScaleError(
-        f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64)", t.where
+        f"{new} does not hold fixed-point values exactly; keep float64 (dtype=jnp.float64), and "
+        "read integers with zkjax.fixed.decode",
+        t.where,
     )
 
 
@@ -141,27 +145,77 @@ def _identity(t: Tracer, eqn, *xs):
     return list(xs)
 
 
-HINTS.update(
-    {
-        "exp": "use zkjax.fixed.exp (or fixed.softmax), which is a table lookup",
-        "log": "use zkjax.fixed.log, which is a table lookup",
-        "tanh": "use zkjax.fixed.lookup with a table of your function",
-        "logistic": "use zkjax.fixed.silu, or zkjax.fixed.lookup with a table of your function",
-        "erf": "use zkjax.fixed.lookup with a table of your function",
-        "rsqrt": "use zkjax.fixed.rsqrt",
-        "sqrt": "multiply by zkjax.fixed.rsqrt",
-        "pow": "use x * x, or zkjax.fixed.lookup with a table",
-        "argmax": "use zkjax.fixed.max, or compute it outside the proof",
-        "floor": "use zkjax.fixed.round",
-        "round": "use zkjax.fixed.round",
-        "while": "use jax.lax.scan, or fori_loop with constant bounds",
-        "gather": "index with constants, or select rows with zkjax.fixed.onehot(i, n) @ table",
-        "scatter": "choose with jnp.where(zkjax.fixed.onehot(i, n) == 1, update, x)",
-        "scatter-add": "use zkjax.fixed.onehot(i, n).T @ updates",
-        "dynamic_update_slice": "choose with zkjax.fixed.onehot(i, n)",
-        "sort": "sorting has no proving rule",
-        "cos": "tables of cos and sin are constants: compute them outside the traced function",
-        "sin": "tables of cos and sin are constants: compute them outside the traced function",
-        "random_bits": "draw random numbers outside the step and pass them as an input",
-    }
+hint(
+    "constant whole exponents are products; tabulate others: zkjax.fixed.table(lambda x: x**0.7, "
+    "fraction, out_fraction, low=0, high=8)",
+    "pow",
+    "jnp.power",
+    "jnp.float_power",
+)
+hint(
+    "x // 2**n and x % 2**n are proved; zkjax.fixed.decode(x, fraction=n) moves the point without "
+    "any cost",
+    "shift_left",
+    "shift_right_logical",
+    "shift_right_arithmetic",
+    "population_count",
+    "clz",
+    "bitcast_convert_type",
+    "reduce_xor",
+)
+hint(
+    "multiply by 2.0**n instead",
+    "jnp.ldexp",
+)
+hint("compare with x < 0.0", "jnp.signbit")
+hint(
+    "compare jnp.abs(x - y) with a constant: zkjax.fixed.constant(1e-3, fraction=12)",
+    "jnp.isclose",
+    "jnp.allclose",
+)
+hint(
+    "integers are divided by one constant, numbers by powers of two: jnp.floor(x * 2.0**-n); "
+    "zkjax.fixed.divide(x, y, fraction=0) divides by data",
+    "'//'",
+    "jnp.floor_divide",
+)
+hint(
+    "compute it outside the function and pass it in",
+    "jnp.gcd",
+    "jnp.lcm",
+    "jnp.bitwise_count",
+)
+hint(
+    "write it as jax.lax.scan over the axis, or with jnp.sum, jnp.prod, jnp.max",
+    "reduce",
+    "cumlogsumexp",
+)
+hint(
+    "complex numbers are pairs of numbers: carry real and imaginary parts yourself",
+    "complex",
+    "real",
+    "imag",
+    "conj",
+)
+hint(
+    "use jnp.sum(x) times zkjax.fixed.constant(1 / n, fraction=16), and zkjax.fixed.round it; a "
+    "power of two of elements needs nothing",
+    "jnp.mean",
+    "jnp.average",
+    "jnp.nanmean",
+    "nn.avg_pool",
+)
+hint(
+    "take squares with x * x, their mean with zkjax.fixed.constant(1 / n, fraction=16), and "
+    "zkjax.fixed.round after each product; the inverse root is zkjax.fixed.rsqrt",
+    "jnp.var",
+    "jnp.std",
+    "jax.nn.standardize",
+    "nn.LayerNorm",
+    "nn.RMSNorm",
+    "nn.BatchNorm",
+    "nn.GroupNorm",
+    "nnx.LayerNorm",
+    "nnx.RMSNorm",
+    "nnx.BatchNorm",
 )

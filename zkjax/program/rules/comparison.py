@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
+from zkjax.program.builder import distinct
 from zkjax.program.tables import range_table
-from zkjax.program.tracer import Sym, Tracer, primitive
+from zkjax.program.tracer import Sym, Tracer, Value, primitive
 
 
 def nonnegative(t: Tracer, x: Sym) -> Sym:
@@ -30,29 +34,48 @@ def positive(t: Tracer, x: Sym) -> Sym:
     return negated(t, nonnegative(t, t.add([(x, -1)])))
 
 
-@primitive("ge")
-def _ge(t: Tracer, eqn, x, y):
-    return [nonnegative(t, t.add([(x, 1), (y, -1)]))]
+def infinite(value: Value) -> bool:
+    """Whether it is a constant that no number reaches."""
+    return isinstance(value, np.ndarray) and value.size > 0 and bool(np.isinf(value).all())
 
 
-@primitive("le")
-def _le(t: Tracer, eqn, x, y):
-    return [nonnegative(t, t.add([(y, 1), (x, -1)]))]
+def against_infinity(eqn, x: Value, y: Value) -> np.ndarray | None:
+    """The comparison, if one side is infinite: any number will do for the other."""
+    if not infinite(x) and not infinite(y):
+        return None
+    sides = [v if isinstance(v, np.ndarray) else np.zeros(()) for v in (x, y)]
+    compared = COMPARE[eqn.primitive.name](*sides)
+    return np.broadcast_to(compared, eqn.outvars[0].aval.shape)
 
 
-@primitive("gt")
-def _gt(t: Tracer, eqn, x, y):
-    return [positive(t, t.add([(x, 1), (y, -1)]))]
+COMPARE: dict[str, Callable[..., Any]] = {
+    "ge": np.greater_equal,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "lt": np.less,
+    "eq": np.equal,
+    "ne": np.not_equal,
+}
 
 
-@primitive("lt")
-def _lt(t: Tracer, eqn, x, y):
-    return [positive(t, t.add([(y, 1), (x, -1)]))]
+@primitive("ge", "le", "gt", "lt")
+def _ordered(t: Tracer, eqn, x, y):
+    known = against_infinity(eqn, x, y)
+    if known is not None:
+        return [known]
+    name = eqn.primitive.name
+    difference = t.add([(x, 1), (y, -1)] if name in ("ge", "gt") else [(y, 1), (x, -1)])
+    return [nonnegative(t, difference) if name in ("ge", "le") else positive(t, difference)]
 
 
 @primitive("eq")
 def _eq(t: Tracer, eqn, x, y):
-    """[x >= y] [y >= x]."""
+    """[x >= y] [y >= x]; a value equals itself, for none is other than a number."""
+    known = against_infinity(eqn, x, y)
+    if known is not None:
+        return [known]
+    if isinstance(y, Sym) and x == y:
+        return [np.ones(eqn.outvars[0].aval.shape, bool)]
     difference = t.add([(x, 1), (y, -1)])
     up, down = nonnegative(t, difference), nonnegative(t, t.add([(difference, -1)]))
     return [Sym(t.builder.multiply(up.var, down.var), 0)]
@@ -60,13 +83,18 @@ def _eq(t: Tracer, eqn, x, y):
 
 @primitive("ne")
 def _ne(t: Tracer, eqn, x, y):
-    return [negated(t, _eq(t, eqn, x, y)[0])]
+    known = against_infinity(eqn, x, y)
+    if known is not None:
+        return [known]
+    (equal,) = _eq(t, eqn, x, y)
+    return [~equal if isinstance(equal, np.ndarray) else negated(t, equal)]
 
 
 def _require_bool(t: Tracer, eqn) -> None:
     if any(v.aval.dtype != bool for v in eqn.invars):
         raise UnsupportedPrimitiveError(
-            f"bitwise '{eqn.primitive.name}' of integers cannot be proved; only of booleans",
+            f"bitwise '{eqn.primitive.name}' of integers cannot be proved, only of booleans; "
+            "x % 2**n is the low n bits of x, x // 2**n the others, -1 - x is ~x",
             t.where,
         )
 
@@ -86,12 +114,16 @@ def _and(t: Tracer, eqn, x, y):
 
 @primitive("or", "xor")
 def _or(t: Tracer, eqn, x, y):
-    """x + y - x y, and x + y - 2 x y if it is exclusive."""
+    """1 - (1 - x) (1 - y), and (x - y)^2 if it is exclusive: forms that are 0 or 1 by what bounds
+    see of a product and of a square.
+    """
     _require_bool(t, eqn)
     x, y = (t.spread(v, eqn.outvars[0].aval.shape) for v in (x, y))
-    both = t.builder.multiply(x.var, y.var)
-    taken = 2 if eqn.primitive.name == "xor" else 1
-    return [Sym(t.builder.affine([(x.var, 1), (y.var, 1), (both, -taken)], bound=1), 0)]
+    if eqn.primitive.name == "xor":
+        difference = t.builder.affine([(x.var, 1), (y.var, -1)], bound=1)
+        return [Sym(t.builder.multiply(difference, difference), 0)]
+    neither = t.builder.multiply(negated(t, x).var, negated(t, y).var)
+    return [negated(t, Sym(neither, 0))]
 
 
 @primitive("reduce_or", "reduce_and")
@@ -116,43 +148,47 @@ def choose(t: Tracer, bit: Sym, if_one: Sym | np.ndarray, if_zero: Sym | np.ndar
     return Sym(b.affine([(zero_var, 1), (chosen, 1)], bound=bound), fraction)
 
 
+def chosen(t: Tracer, index: Value, cases: Sequence[Value], shape, what: str) -> Value:
+    """The case of an index below their number, which is shown or checked; element by element."""
+    most = len(cases) - 1
+    if isinstance(index, np.ndarray):
+        numbers = distinct(index).astype(np.int64)
+        if numbers.size and (numbers.min() < 0 or numbers.max() > most):
+            raise UnsupportedPrimitiveError(what, t.where)
+        if numbers.size and (numbers == numbers.flat[0]).all():
+            return cases[int(numbers.flat[0])]
+    elif most:
+        t.builder.rely(index.var, 0, most, what, check=True)
+    result = cases[0]
+    for i, case in enumerate(cases[1:], 1):
+        if isinstance(index, np.ndarray):
+            bit = t.sym(np.broadcast_to(numbers >= i, index.shape))
+        else:
+            bit = index if most == 1 else nonnegative(t, t.add([(index, 1), (np.array(i), -1)]))
+        result = choose(t, t.spread(bit, shape), case, result, shape)
+        result = named(t, result) if i < most else result
+    return result
+
+
+def named(t: Tracer, x: Sym) -> Sym:
+    """By a name: the next choice sees what this one is within, not of what it is made."""
+    return Sym(t.builder.alias(x.var), x.fraction)
+
+
 @primitive("select_n")
 def _select(t: Tracer, eqn, predicate, *cases):
-    shape = eqn.outvars[0].aval.shape
-    by_integers = eqn.invars[0].aval.dtype != bool
-    compare = "select_n by integers cannot be proved; compare them, as in jnp.where(i == 1, x, y)"
-    if by_integers and len(cases) != 2:
-        raise UnsupportedPrimitiveError(compare, t.where)
-    if by_integers and isinstance(predicate, Sym):
-        t.builder.rely(predicate.var, 0, 1, compare)
-    if len(cases) == 1:
-        return [cases[0]]
-    if by_integers and isinstance(predicate, np.ndarray) and not np.isin(predicate, (0, 1)).all():
-        raise UnsupportedPrimitiveError(compare, t.where)
-    if isinstance(predicate, np.ndarray):
-        mask = np.broadcast_to(predicate, shape).astype(np.int64)
-        if not mask.any():
-            return [cases[0]]
-        if mask.all():
-            return [cases[1]]
-        bit = Sym(t.builder.constant(mask), 0)
-    else:
-        bit = predicate
-        if t.builder.shape(bit.var) != tuple(shape):
-            bit = Sym(t.builder.broadcast(bit.var, shape, []), 0)
-    return [choose(t, bit, cases[1], cases[0], shape)]
+    what = f"a choice by an index that is not shown to be below {len(cases)}; use jnp.clip on it"
+    return [chosen(t, predicate, cases, eqn.outvars[0].aval.shape, what)]
 
 
-@primitive("max")
+@primitive("max", "min")
 def _max(t: Tracer, eqn, x, y):
+    name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
+    for value, other in ((x, y), (y, x)):
+        if infinite(value) and np.all(value < 0 if name == "max" else value > 0):
+            return [t.spread(other, shape)]
     bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return [choose(t, bit, x, y, eqn.outvars[0].aval.shape)]
-
-
-@primitive("min")
-def _min(t: Tracer, eqn, x, y):
-    bit = nonnegative(t, t.add([(x, 1), (y, -1)]))
-    return [choose(t, bit, y, x, eqn.outvars[0].aval.shape)]
+    return [choose(t, bit, *((x, y) if name == "max" else (y, x)), shape)]
 
 
 @primitive("abs")

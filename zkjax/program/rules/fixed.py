@@ -8,6 +8,7 @@ import numpy as np
 
 from zkjax.errors import OverflowBoundError, ScaleError
 from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND
+from zkjax.program.hints import hint
 from zkjax.program.rules.arithmetic import fitted
 from zkjax.program.rules.contraction import contract
 from zkjax.program.tables import range_table
@@ -16,7 +17,7 @@ from zkjax.program.tracer import Sym, Tracer, primitive
 FIELD_BITS = 62  # products of hints must stay below p / 2 even for a cheating prover
 
 
-def _require_bits(t: Tracer, bits: int, least: int = 1) -> None:
+def require_bits(t: Tracer, bits: int, least: int = 1) -> None:
     if not least <= bits <= FIELD_BITS:
         raise OverflowBoundError(f"bits = {bits}; it is {least} to {FIELD_BITS}", t.where)
 
@@ -29,7 +30,7 @@ def _round(t: Tracer, eqn, x):
     """
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b, s = t.builder, x.fraction - fraction
-    _require_bits(t, bits)
+    require_bits(t, bits)
     if s <= 0:
         y = t.at_fraction(x, fraction)
         half = 1 << (bits - 1)
@@ -38,14 +39,16 @@ def _round(t: Tracer, eqn, x):
             b.signed_range_check(y.var, bits, y.var, f"fixed.round at {t.where}")
         b.rely(y.var, -half, half - 1, f"fixed.round(bits={bits})", check=True)
         return [y]
+    place = f"site {eqn.params['site']}, " if eqn.params["site"] else ""
     if s + bits > FIELD_BITS:
         raise OverflowBoundError(
-            f"rounding drops {s} bits and keeps {bits}; together they must not exceed {FIELD_BITS}",
+            f"{place}rounding drops {s} bits and keeps {bits}; together they must not exceed "
+            f"{FIELD_BITS}",
             t.where,
         )
     # Named by its bits too: a check of one rounding must not outlive it in another.
     y = b.add("round", [x.var], b.shape(x.var), 1 << (bits - 1), s, key=bits)
-    note = f"fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
+    note = f"{place}fixed.round(fraction={fraction}, bits={bits}) at {t.where}"
     b.signed_range_check(y, bits, y, note)
     rem = b.affine([(x.var, 1), (y, -(1 << s))], 1 << (s - 1), bound=(1 << s) - 1)
     b.range_check(rem, s, y, note)
@@ -71,12 +74,39 @@ def _lookup(t: Tracer, eqn, x):
     return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
 
 
+@primitive("zk_locate")
+def _locate(t: Tracer, eqn, x):
+    """Columns of the row i with first_i <= x <= last_i: (i, first_i, last_i, ...) is a row of the
+    table, and x - first_i and last_i - x are not negative. The intervals do not overlap, so one row
+    does.
+    """
+    p = eqn.params
+    table, b = p["table"], t.builder
+    x = t.at_fraction(x, p["in_fraction"])
+    shape, key = b.shape(x.var), table.digest.hex()
+    row = b.add("locate", [x.var], shape, table.rows, key)
+    columns = [
+        b.add("lookup", [row], shape, int(np.abs(table.columns[c]).max()), key, c)
+        for c in range(1, table.width)
+    ]
+    first, last, *outputs = columns
+    note = f"table '{table.name}' at {t.where}"
+    width = int(np.max(table.columns[2] - table.columns[1])).bit_length()
+    owners = outputs or [row]
+    for y in owners:
+        b.notes[y] = note
+        b.lookup(table, [row, *columns], y)
+        for over in ([(x.var, 1), (first, -1)], [(last, 1), (x.var, -1)]):
+            b.range_check(b.affine(over, bound=(1 << width) - 1), width, y, note)
+    return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
+
+
 @primitive("zk_divide")
 def _divide(t: Tracer, eqn, n, d):
     """y = floor(n 2^s / d): rem = n 2^s - d y satisfies 0 <= rem <= d - 1."""
     fraction, bits = eqn.params["fraction"], eqn.params["bits"]
     b = t.builder
-    _require_bits(t, bits)
+    require_bits(t, bits)
     d = t.sym(d)
     n = t.spread(n, b.shape(d.var))
     shift = fraction + d.fraction - n.fraction
@@ -116,7 +146,7 @@ def _rsqrt(t: Tracer, eqn, x):
     b, shape = t.builder, t.builder.shape(x.var)
     k = 2 * fraction + x.fraction
     width = t.bits_of(x.var)
-    _require_bits(t, bits)
+    require_bits(t, bits)
     if k < 0:
         raise ScaleError(f"rsqrt to {fraction} fraction bits of {x.fraction}: too few", t.where)
     if k > 50:
@@ -192,7 +222,7 @@ def _onehot(t: Tracer, eqn, index):
 def maximum(t: Tracer, x: Sym, bits: int, note: str) -> Sym:
     """m over the last axis: m - x_j in [0, 2^bits) for all j, and 0 at an index given by bits."""
     b = t.builder
-    _require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
+    require_bits(t, bits, least=0)  # at 64, any difference would be in range mod p
     shape = b.shape(x.var)
     n, outer = shape[-1], shape[:-1]
     if n == 1:
@@ -237,3 +267,94 @@ def _reduce(t: Tracer, eqn, x):
 
 def _count(shape, axes) -> int:
     return int(np.prod([shape[a] for a in axes], dtype=np.int64))
+
+
+def _tabulated(name: str, *names: str) -> None:
+    hint(f"use zkjax.fixed.{name}, which is a table lookup", *names)
+
+
+_tabulated("sigmoid(x[..., n:]) times x[..., :n]", "jax.nn.glu", "nn.glu")
+hint(
+    "tabulate it: zkjax.fixed.table(a NumPy version of it, fraction, out_fraction, derivative=...)",
+    "jax.nn.elu",
+    "jax.nn.selu",
+    "jax.nn.celu",
+    "jax.nn.log_sigmoid",
+    "jax.nn.softplus",
+    "jax.nn.mish",
+    "jax.nn.squareplus",
+    "jax.nn.soft_sign",
+    "jax.nn.hard_sigmoid",
+    "jax.nn.hard_silu",
+    "jax.nn.hard_swish",
+    "jax.scipy.special.erf",
+    "jax.scipy.special.logit",
+    "jax.scipy.special.xlogy",
+    "jnp.logaddexp",
+    "jnp.sinc",
+    "optax.sigmoid_binary_cross_entropy",
+)
+_tabulated("exp (for x <= 0) or zkjax.fixed.softmax", "exp", "jnp.exp", "lax.exp")
+_tabulated("log", "log", "jnp.log", "lax.log")
+_tabulated("tanh", "tanh", "jnp.tanh", "nn.tanh")
+_tabulated("sigmoid", "logistic", "jax.nn.sigmoid", "jax.scipy.special.expit", "nn.sigmoid")
+_tabulated("silu", "jax.nn.silu", "jax.nn.swish", "nn.silu", "nn.swish")
+_tabulated("gelu", "jax.nn.gelu", "nn.gelu")
+hint(
+    "use zkjax.fixed.softmax(x, mask)",
+    "jax.nn.softmax",
+    "nn.softmax",
+    "jax.scipy.special.softmax",
+    "nn.dot_product_attention",
+    "nn.dot_product_attention_weights",
+    "jax.nn.dot_product_attention",
+    "nn.MultiHeadDotProductAttention",
+)
+hint(
+    "use zkjax.fixed.cross_entropy(logits, target), or zkjax.fixed.log of zkjax.fixed.softmax",
+    "jax.nn.log_softmax",
+    "nn.log_softmax",
+    "jax.nn.logsumexp",
+    "jax.scipy.special.logsumexp",
+    "optax.softmax_cross_entropy",
+    "optax.softmax_cross_entropy_with_integer_labels",
+)
+hint("use zkjax.fixed.rsqrt", "rsqrt", "lax.rsqrt")
+hint(
+    "multiply x by zkjax.fixed.rsqrt(x, fraction=...), for sqrt(x) = x / sqrt(x)",
+    "sqrt",
+    "jnp.sqrt",
+    "jnp.hypot",
+    "jnp.linalg.norm",
+    "optax.global_norm",
+    "optax.safe_norm",
+)
+hint(
+    "tables of cos and sin by position are constants, so compute them outside the function; of "
+    "data, zkjax.fixed.table(np.sin, fraction, out_fraction)",
+    "cos",
+    "sin",
+    "jnp.cos",
+    "jnp.sin",
+)
+hint(
+    "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) and "
+    "zkjax.fixed.round after each product; plain SGD and momentum go through as they are",
+    "optax.scale_by_adam",
+    "optax.scale_by_rms",
+    "optax.scale_by_adagrad",
+    "optax.scale_by_rss",
+    "optax.scale_by_amsgrad",
+    "optax.scale_by_lamb",
+    "optax.scale_by_trust_ratio",
+    "optax.clip_by_global_norm",
+)
+hint(
+    "use zkjax.fixed.round(x, 0), which rounds ties up",
+    "round",
+    "round_nearest_even",
+    "jnp.round",
+    "jnp.rint",
+    "jnp.around",
+    "lax.round",
+)

@@ -8,16 +8,22 @@ follow from themselves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
+from zkjax.program.hints import hint
 from zkjax.program.induction import repeated
-from zkjax.program.intervals import GROWTH, Sums
+from zkjax.program.intervals import GROWTH, Sums, chosen_by_onehot
+from zkjax.program.jaxprs import scans_of
 from zkjax.program.ops import RULES
+from zkjax.program.rules.counting import known_carries
 from zkjax.program.tracer import Sym, Tracer, Value, primitive
 
 MAX_ATTEMPTS = 12
@@ -25,17 +31,21 @@ MAX_ATTEMPTS = 12
 
 @dataclass
 class _Loop:
-    """A scan equation with its body batched.
+    """A scan equation with its body batched, as a function of what stays the same in the loop
+    (constants, and carries that the body hands through), what changes, and what is stacked (xs, and
+    carries that are known).
 
     Attributes:
-      kept: for each carry whether the body hands it through; it is a constant of the loop then.
+      places: the number of each changing carry among all carries.
+      ends: the last values of the other carries, by number.
     """
 
     body: Any
-    consts: list[Value]
+    fixed: list[Value]
     start: list[Sym]
-    xs: list[Value]
-    kept: list[bool]
+    stacked: list[Value]
+    places: list[int]
+    ends: dict[int, Value]
     number: int
     length: int
     reverse: bool
@@ -46,36 +56,60 @@ class _Loop:
         from jax.extend.core import jaxpr_as_fun
 
         p = eqn.params
-        length, closed = p["length"], p["jaxpr"]
+        length, closed, reverse = p["length"], p["jaxpr"], bool(p["reverse"])
         n_const, n_carry = scan_sizes(p)
         first_x = n_const + n_carry
         avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
         body_in, body_out = closed.jaxpr.invars, closed.jaxpr.outvars
-        kept = [body_out[i] is body_in[n_const + i] for i in range(n_carry)]
-        axes = [None] * n_const + [None if k else 0 for k in kept]
-        axes += [0] * (len(avals) - len(axes))
-        stacked = [
-            a if axis is None else jax.ShapeDtypeStruct((length, *a.shape), a.dtype)
-            for a, axis in zip(avals, axes, strict=True)
+        kept = [i for i in range(n_carry) if body_out[i] is body_in[n_const + i]]
+        known = known_carries(closed, n_const, n_carry, inputs, length, reverse)
+        known = {i: found for i, found in known.items() if i not in kept}
+        places = [i for i in range(n_carry) if i not in kept and i not in known]
+        fixed = [*range(n_const), *(n_const + i for i in kept)]
+        moving = [n_const + i for i in places]
+        stacked = [*(n_const + i for i in known), *range(first_x, len(avals))]
+        arguments = [*fixed, *moving, *stacked]
+
+        def one_step(*args):
+            outs = jaxpr_as_fun(closed)(
+                *(args[arguments.index(position)] for position in range(len(avals)))
+            )
+            return [*(outs[i] for i in places), *outs[n_carry:]]
+
+        axes = [None] * len(fixed) + [0] * (len(arguments) - len(fixed))
+        shapes = [
+            jax.ShapeDtypeStruct(((length,) if axis == 0 else ()) + avals[a].shape, avals[a].dtype)
+            for a, axis in zip(arguments, axes, strict=True)
         ]
-        batched = jax.vmap(jaxpr_as_fun(closed), in_axes=axes, axis_size=length)
-        body = jax.make_jaxpr(batched)(*stacked)
-        start = [
-            t.sym(v, a.shape)
-            for v, a in zip(inputs[n_const:first_x], avals[n_const:first_x], strict=True)
-        ]
+        body = jax.make_jaxpr(jax.vmap(one_step, in_axes=axes, axis_size=length))(*shapes)
+        start = [t.sym(inputs[a], avals[a].shape) for a in moving]
         number, t.scans = t.scans, t.scans + 1
-        consts, xs = list(inputs[:n_const]), list(inputs[first_x:])
-        return cls(body, consts, start, xs, kept, number, length, bool(p["reverse"]))
+        ends: dict[int, Value] = {i: last for i, (_, last) in known.items()}
+        ends |= {i: inputs[n_const + i] for i in kept}
+        xs = [*(entered for entered, _ in known.values()), *inputs[first_x:]]
+        constants = [inputs[a] for a in fixed]
+        return cls(body, constants, start, xs, places, ends, number, length, reverse)
+
+    def run(self, t: Tracer, entering: Sequence[Value]) -> list[Value]:
+        t.loops += 1
+        try:
+            return t.run(self.body, [*self.fixed, *entering, *self.stacked])
+        finally:
+            t.loops -= 1
+
+    def results(self, carries: Sequence[Value], outputs: Sequence[Value]) -> list[Value]:
+        """The last values of all carries in order, and the stacked outputs."""
+        last = {**dict(zip(self.places, carries, strict=True)), **self.ends}
+        return [*(last[i] for i in sorted(last)), *outputs]
 
 
 @dataclass
 class _Steps:
-    """One run of the body: carry variables (None if kept), carries as they enter, outputs, and the
-    carries among them.
+    """One run of the body: carry variables, carries as they enter, outputs, and the carries among
+    them.
     """
 
-    carries: list[int | None]
+    carries: list[int]
     entering: list[Sym]
     outputs: list[Value]
     leaving: list[Sym]
@@ -83,9 +117,14 @@ class _Steps:
 
 @primitive("scan")
 def _scan(t: Tracer, eqn, *inputs):
+    if not eqn.params["length"]:
+        n_const, n_carry = scan_sizes(eqn.params)
+        t.scans += scans_of(eqn)
+        empty = [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[n_carry:]]
+        return [*inputs[n_const : n_const + n_carry], *empty]
     loop = _Loop.of(t, eqn, inputs)
     if not loop.start:
-        return t.run(loop.body, [*loop.consts, *loop.xs])
+        return loop.results([], loop.run(t, []))
     return _results(t, loop, _settled(t, loop))
 
 
@@ -106,8 +145,9 @@ def _settled(t: Tracer, loop: _Loop) -> _Steps:
             if attempt:
                 i = next(i for i, s in enumerate(loop.start) if fractions[i] != s.fraction)
                 raise ScaleError(
-                    f"carry {i} of a scan enters with {loop.start[i].fraction} fraction bits and "
-                    f"leaves with {fractions[i]}; round it inside the body with zkjax.fixed.round",
+                    f"carry {loop.places[i]} of a scan enters with {loop.start[i].fraction} "
+                    f"fraction bits and leaves with {fractions[i]}; round it inside the body with "
+                    "zkjax.fixed.round",
                     t.where,
                 )
             t.rollback(mark)
@@ -161,6 +201,11 @@ def _growth(b: Builder, base: int, last: int) -> tuple[int, int]:
             bits = [i for i, operand in enumerate(op.inputs) if is_bit(b, operand)]
             if bits:
                 known[var] = min(of(op.inputs[1 - i]) for i in bits)
+        elif op.kind == "contract":
+            shapes, kinds = [b.shape(i) for i in op.inputs], [b.ops[i].kind for i in op.inputs]
+            chosen = chosen_by_onehot(op, shapes, kinds)
+            if chosen is not None:
+                known[var] = of(op.inputs[chosen])
     return of(last)
 
 
@@ -169,6 +214,8 @@ def is_bit(b: Builder, var: int) -> bool:
     op = b.ops[var]
     if RULES[op.kind].selects or op.kind == "multiply":
         return all(is_bit(b, i) for i in op.inputs)
+    if op.kind == "constant":
+        return b.bounds[var] <= 1 and bool((b.constants[op.params[0]] >= 0).all())
     if op.kind == "affine" and op.params == ((-1,), 1):
         return is_bit(b, op.inputs[0])
     return b.bounds[var] <= 1 and op.kind in ("argmax_bit", "limb", "nonnegative", "onehot")
@@ -177,27 +224,22 @@ def is_bit(b: Builder, var: int) -> bool:
 def _run(t: Tracer, loop: _Loop, bounds: list[int]) -> _Steps:
     """The body on all steps, with carries of these bounds."""
     b = t.builder
-    carries: list[int | None] = []
+    carries: list[int] = []
     entering: list[Sym] = []
-    for i, s in enumerate(loop.start):
-        if loop.kept[i]:
-            carries.append(None)
-            entering.append(s)
-            continue
+    for place, s, bound in zip(loop.places, loop.start, bounds, strict=True):
         shape = (loop.length, *b.shape(s.var))
-        t.carry_keys.append((loop.number, i))
+        t.carry_keys.append((loop.number, place))
         t.carry_fractions.append(s.fraction)
-        carry = b.add("carry", (), shape, bounds[i], len(t.carry_keys) - 1)
+        carry = b.add("carry", (), shape, bound, len(t.carry_keys) - 1)
         carries.append(carry)
-        moved_bound = max(bounds[i], b.bounds[s.var])
+        moved_bound = max(bound, b.bounds[s.var])
         moved = b.add("shift", (s.var, carry), shape, moved_bound, loop.reverse)
         entering.append(Sym(moved, s.fraction))
-    outputs = t.run(loop.body, [*loop.consts, *entering, *loop.xs])
+    outputs = loop.run(t, entering)
     leaving = [
-        s if kept else t.sym(v, (loop.length, *b.shape(s.var)))
-        for v, s, kept in zip(outputs, loop.start, loop.kept, strict=False)
+        t.sym(v, (loop.length, *b.shape(s.var))) for v, s in zip(outputs, loop.start, strict=False)
     ]
-    return _Steps(carries, entering, outputs, leaving)
+    return _Steps(carries, entering, outputs[len(leaving) :], leaving)
 
 
 def _results(t: Tracer, loop: _Loop, steps: _Steps) -> list[Value]:
@@ -206,12 +248,18 @@ def _results(t: Tracer, loop: _Loop, steps: _Steps) -> list[Value]:
     results: list[Value] = []
     last = 0 if loop.reverse else loop.length - 1
     for s, carry, out in zip(loop.start, steps.carries, steps.leaving, strict=True):
-        if carry is None:
-            results.append(s)
-            continue
         out = t.at_fraction(out, s.fraction)
         b.require_zero(b.affine([(out.var, 1), (carry, -1)], bound=1), carry)
         shape = b.shape(carry)
         row = b.slice(carry, (last,) + (0,) * (len(shape) - 1), (1, *shape[1:]))
         results.append(Sym(b.reshape(row, shape[1:]), s.fraction))
-    return [*results, *steps.outputs[len(loop.start) :]]
+    return loop.results(results, steps.outputs)
+
+
+hint(
+    "use jax.lax.scan, or fori_loop with constant bounds; how often a loop runs is part of the "
+    "statement. To stop early, keep the carry: jnp.where(done, carry, new)",
+    "while",
+    "lax.while_loop",
+    "lax.fori_loop",
+)

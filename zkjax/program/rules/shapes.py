@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.tracer import Sym, Tracer, primitive
 
 
@@ -42,9 +41,7 @@ def _slice(t: Tracer, eqn, x):
 @primitive("dynamic_slice")
 def _dynamic_slice(t: Tracer, eqn, x, *starts):
     if any(isinstance(s, Sym) for s in starts):
-        raise UnsupportedPrimitiveError(
-            "a slice start depends on data; use zkjax.fixed.onehot", t.where
-        )
+        raise t.unsupported(eqn, "with a start that depends on data")
     shape = eqn.params["slice_sizes"]
     inside = t.builder.shape(x.var)
     clipped = [min(max(int(s), 0), n - m) for s, n, m in zip(starts, inside, shape, strict=True)]
@@ -55,10 +52,10 @@ def _dynamic_slice(t: Tracer, eqn, x, *starts):
 def _split(t: Tracer, eqn, x):
     axis, out, start = eqn.params["axis"], [], 0
     inside = t.builder.shape(x.var)
-    for size in eqn.params["sizes"]:
+    for size, var in zip(eqn.params["sizes"], eqn.outvars, strict=True):
         starts, shape = [0] * len(inside), list(inside)
         starts[axis], shape[axis] = start, size
-        out.append(slice_of(t, x, starts, shape))
+        out.append(slice_of(t, x, starts, shape) if size else np.zeros(shape, var.aval.dtype))
         start += size
     return out
 
@@ -80,36 +77,35 @@ def padded(t: Tracer, x: Sym, low, step, shape) -> Sym:
     return Sym(var, x.fraction)
 
 
+def surrounded(t: Tracer, x: Sym, padding, dilation) -> Sym:
+    """x with zeros between and around its elements; negative padding crops."""
+    shape = t.builder.shape(x.var)
+    spread = [(n - 1) * d + 1 for n, d in zip(shape, dilation, strict=True)]
+    low = [max(0, a) for a, _ in padding]
+    outside = [n + a + max(0, b) for n, a, (_, b) in zip(spread, low, padding, strict=True)]
+    x = padded(t, x, low, dilation, outside)
+    kept = [n + a + b for n, (a, b) in zip(spread, padding, strict=True)]
+    return slice_of(t, x, [max(0, -a) for a, _ in padding], tuple(kept))
+
+
 @primitive("pad")
 def _pad(t: Tracer, eqn, x, value):
-    config = eqn.params["padding_config"]
-    if any(low < 0 or high < 0 for low, high, _ in config):
-        inside = t.builder.shape(x.var)
-        if any(interior for _, _, interior in config):
-            raise UnsupportedPrimitiveError("negative padding with interior padding", t.where)
-        starts = [max(0, -low) for low, _, _ in config]
-        shape = [
-            n - max(0, -low) - max(0, -high)
-            for n, (low, high, _) in zip(inside, config, strict=True)
-        ]
-        if min(shape) < 1:
-            raise UnsupportedPrimitiveError("padding that crops a whole axis", t.where)
-        x = slice_of(t, x, starts, shape)
-    low, step = [max(0, c[0]) for c in config], [c[2] + 1 for c in config]
-    shape = eqn.outvars[0].aval.shape
-    out = padded(t, x, low, step, shape)
+    config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
+    padding, dilation = [c[:2] for c in config], [c[2] + 1 for c in config]
+    x = t.sym(x)
+    out = surrounded(t, x, padding, dilation)
     if not isinstance(value, Sym) and not np.any(np.asarray(value)):
         return [out]
     # Elsewhere the padding value: 1 - pad(1) times it.
-    ones = t.sym(np.ones(t.builder.shape(x.var)))
-    outside = t.add([(np.ones(shape), 1), (padded(t, ones, low, step, shape), -1)])
+    ones = surrounded(t, t.sym(np.ones(t.builder.shape(x.var))), padding, dilation)
+    outside = t.add([(np.ones(shape), 1), (ones, -1)])
     filled = t.builder.multiply(outside.var, t.spread(value, shape).var)
     return [t.add([(out, 1), (Sym(filled, t.sym(value).fraction), 1)])]
 
 
 def joined(t: Tracer, xs, axis: int) -> Sym:
     """Values one after another along an axis: the sum of zero tensors that hold one each."""
-    syms = [t.sym(x) for x in xs]
+    syms = [t.sym(x) for x in xs if 0 not in t.shape_of(x)]
     fraction = max(s.fraction for s in syms)
     parts = [t.at_fraction(s, fraction) for s in syms]
     shapes = [t.builder.shape(s.var) for s in parts]

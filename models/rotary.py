@@ -1,0 +1,88 @@
+"""RoPE's angles and tables, in floating point or correctly rounded."""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+
+from zkjax.models.config import LlamaConfig
+from zkjax.program.tables import round_exactly
+
+
+def inverse_frequencies(config: LlamaConfig) -> list[float]:
+    """RoPE's angular frequencies theta^(-2 i / d), with Llama-3 scaling if configured."""
+    d = config.head_dim
+    base = [config.rope_theta ** (-2.0 * i / d) for i in range(d // 2)]
+    s = config.rope_scaling
+    if s is None:
+        return base
+    out = []
+    for f in base:
+        wavelength = 2.0 * np.pi / f
+        low = s.original_max_position_embeddings / s.low_freq_factor
+        high = s.original_max_position_embeddings / s.high_freq_factor
+        if wavelength > low:
+            out.append(f / s.factor)
+        elif wavelength < high:
+            out.append(f)
+        else:
+            ratio = s.original_max_position_embeddings / wavelength
+            smooth = (ratio - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+            out.append((1 - smooth) * f / s.factor + smooth * f)
+    return out
+
+
+def _decimal_cos(x: Decimal) -> Decimal:
+    """cos by halving the angle below 2^-10 and a Taylor series, in the current precision."""
+    halvings = max(0, int(abs(x)).bit_length() + 10)
+    y = x / (1 << halvings)
+    term, total, n = Decimal(1), Decimal(1), 0
+    while abs(term) > Decimal(10) ** -60:
+        n += 2
+        term *= -y * y / (n * (n - 1))
+        total += term
+    for _ in range(halvings):
+        total = 2 * total * total - 1
+    return total
+
+
+HALF_PI = Decimal("1.57079632679489661923132169163975144209858469968755291048747229615")
+
+
+def score_scale(config: LlamaConfig) -> tuple[float, float]:
+    """head_dim^(-1/2) as a number in [1, 2), which the queries' tables take up, and a power of two,
+    which costs nothing.
+    """
+    mantissa, exponent = np.frexp(config.head_dim**-0.5)
+    return 2 * float(mantissa), 2.0 ** (int(exponent) - 1)
+
+
+def rotary_tables(
+    config: LlamaConfig, length: int, fraction: int | None, factor: float = 1.0
+) -> tuple[Any, Any]:
+    """factor times cos and sin of position * frequency, (length, head_dim / 2) float64.
+
+    With ``fraction`` they are correctly rounded to that many bits, the same on every machine.
+    """
+    frequencies = inverse_frequencies(config)
+    angles = np.outer(np.arange(length), frequencies)
+    if fraction is None:
+        return factor * np.cos(angles), factor * np.sin(angles)
+    half = len(frequencies)
+
+    def exact(shift: Decimal):
+        def at(i: int) -> Decimal:
+            with localcontext() as context:
+                context.prec = 90
+                angle = Decimal(i // half) * Decimal(frequencies[i % half])
+                return Decimal(factor) * _decimal_cos(angle - shift) * 2**fraction
+
+        return at
+
+    out = []
+    for values, shift in ((np.cos(angles), Decimal(0)), (np.sin(angles), HALF_PI)):
+        flat = round_exactly(factor * values.reshape(-1) * 2.0**fraction, exact(shift), "rotary")
+        out.append(flat.reshape(angles.shape) * 2.0**-fraction)
+    return out[0], out[1]

@@ -1,0 +1,336 @@
+"""Formats for a model from what it computes on some text, and how close fixed point then comes.
+
+``calibrate`` runs a fine-tuning run's loss and gradient in floating point, watches every site, and
+chooses formats; ``compare`` runs both arithmetics. The result is a small file of formats that a run
+uses: ``Calibration.save``, ``Calibration.load``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from zkjax._compat import x64
+from zkjax.errors import CalibrationError
+from zkjax.files import read_capped, write_atomically
+from zkjax.fixed import Format
+from zkjax.fixed.sites import ROOM, Seen, Site, choose, observations
+from zkjax.models.config import LlamaConfig
+from zkjax.models.numerics import DEFAULT_SITES, FixedPoint, Float, Observed
+from zkjax.proofs.finetune import (
+    WEIGHT_FRACTION,
+    FineTuning,
+    decode_base,
+    dotted,
+    load_adapter,
+    make_checked_logits,
+    make_gradient,
+    make_logits,
+    store_adapter,
+    store_base,
+)
+
+VERSION = 1
+MOST_BYTES = 1 << 20
+NARROW = ("gate_proj", "logits", "scores")  # tables are looked up by their values
+# Trained weights and gradients change in a run: their formats are not chosen from one look.
+KEPT = ("lora.weight", "gradient")
+WEIGHT_BITS = 16
+MOST_WEIGHT_FRACTION = 15
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Formats for one model.
+
+    Attributes:
+      model: digest of the configuration and the weights that were calibrated.
+      data: digest of the tokens they were calibrated on.
+      sites: formats by name.
+      weight_fractions: fraction bits of stored base weights by dotted name.
+      loss_scale: what cotangents were seen with.
+    """
+
+    model: str
+    data: str
+    sites: Mapping[str, Site]
+    weight_fractions: Mapping[str, int] = field(default_factory=dict)
+    loss_scale: float = FineTuning.loss_scale
+
+    def numerics(self) -> FixedPoint:
+        """The fixed point of these formats."""
+        return FixedPoint(sites=self.sites)
+
+    def apply(self, run: FineTuning) -> FineTuning:
+        """A run in these formats. Raises CalibrationError if they were made for other layers."""
+        for name, site in self.sites.items():
+            for shifts in (site.forward_shifts, site.backward_shifts):
+                if shifts and len(shifts) != run.model.num_hidden_layers:
+                    raise CalibrationError(
+                        f"the calibration has formats for {len(shifts)} layers at site {name!r} "
+                        f"and the model has {run.model.num_hidden_layers}; calibrate this model"
+                    )
+        return replace(
+            run,
+            numerics=self.numerics(),
+            loss_scale=self.loss_scale,
+            weight_fractions=self.weight_fractions,
+        )
+
+    def require_model(self, digest: str) -> None:
+        """CalibrationError unless it was made for this model."""
+        if self.model != digest:
+            raise CalibrationError(
+                f"the calibration was made for another model ({self.model[:16]}, this one is "
+                f"{digest[:16]}); run zkjax calibrate on this one"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomically(Path(path), self.encode())
+
+    def encode(self) -> bytes:
+        sites = {name: list(site) for name, site in sorted(self.sites.items())}
+        raw = {
+            "version": VERSION,
+            "model": self.model,
+            "data": self.data,
+            "log2_loss_scale": int(np.log2(self.loss_scale)),
+            "weight_fractions": dict(sorted(self.weight_fractions.items())),
+            "sites": sites,
+        }
+        return (json.dumps(raw, indent=1) + "\n").encode()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a file. Raises CalibrationError if it is no calibration of this version."""
+        return cls.decode(read_capped(Path(path), MOST_BYTES), str(path))
+
+    @classmethod
+    def decode(cls, data: bytes, name: str = "calibration") -> Calibration:
+        try:
+            raw = json.loads(data)
+            if type(raw) is not dict or raw.get("version") != VERSION:
+                version = raw.get("version") if type(raw) is dict else None
+                raise CalibrationError(
+                    f"{name}: a calibration of version {version}; this zkjax reads version "
+                    f"{VERSION}. Make it again with zkjax calibrate"
+                )
+            sites = {
+                str(site): Site(_format(f), _format(b), _shifts(fs), _shifts(bs))
+                for site, (f, b, fs, bs) in raw["sites"].items()
+            }
+            fractions = {str(k): _integer(v, 0, 40) for k, v in raw["weight_fractions"].items()}
+            scale = 2.0 ** _integer(raw["log2_loss_scale"], -40, 40)
+            return cls(str(raw["model"]), str(raw["data"]), sites, fractions, scale)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CalibrationError(f"{name}: not a calibration file ({error})") from error
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{value!r} is no integer from {low} to {high}")
+    return value
+
+
+def _format(pair: Any) -> Format:
+    fraction, bits = pair
+    return Format(_integer(fraction, -20, 60), _integer(bits, 1, 52))
+
+
+def _shifts(values: Any) -> tuple[int, ...]:
+    return tuple(_integer(v, 0, 40) for v in values)
+
+
+def model_digest(config: LlamaConfig, parameters: Any) -> str:
+    """Names a model: its configuration and its weights (floats), in hexadecimal."""
+    h = hashlib.blake2s(person=b"zkj.modl")
+    h.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    leaves = jax.tree_util.tree_flatten_with_path(parameters)[0]
+    for path, leaf in leaves:
+        array = np.ascontiguousarray(leaf, dtype="<f4")
+        h.update(f"{dotted(path)} {array.shape}".encode())
+        h.update(array.tobytes())
+    return h.hexdigest()
+
+
+def weight_fractions(parameters: Any) -> dict[str, int]:
+    """For each base weight the most fraction bits with which int16 holds it."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
+        largest = float(np.abs(np.asarray(leaf, dtype=np.float64)).max())
+        whole = int(np.ceil(np.log2(max(largest * (1 + 2.0**-14), 2.0**-30))))
+        found[dotted(path)] = min(WEIGHT_BITS - 1 - whole, MOST_WEIGHT_FRACTION)
+    return found
+
+
+def calibrate(
+    run: FineTuning,
+    parameters: Any,
+    adapter: Any,
+    batches: Iterable[np.ndarray],
+    *,
+    room: float = 0.0,
+    stored: Mapping[str, int] | None = None,
+    progress=lambda done: None,
+) -> Calibration:
+    """Choose formats for a run from its loss and gradient on some batches.
+
+    Args:
+      run: the model, the LoRA configuration and the loss scale; its arithmetic is not used.
+      parameters: base weights (nested dict of floats).
+      adapter: master weights (floats) at which to look.
+      batches: (batch, length + 1) tokens each.
+      room: bits of range to add to what is usual.
+      stored: fraction bits of the stored base weights; chosen if not given.
+    """
+    watched = replace(run, numerics=Observed())
+    gradient = observations(make_gradient(watched))
+    fractions = weight_fractions(parameters) if stored is None else stored
+    seen: dict[tuple[str, str], Seen] = {}
+    data = hashlib.blake2s(person=b"zkj.cdat")
+    count = 0
+    with x64():
+        weights = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters)
+        masters = jax.tree.map(lambda x: np.asarray(x, np.float64), adapter)
+        for batch in batches:
+            data.update(np.ascontiguousarray(batch, dtype="<i4").tobytes())
+            _, found = gradient(weights, masters, batch)
+            for name, sizes in found.items():
+                seen[name] = seen[name].join(sizes) if name in seen else sizes
+            count += 1
+            progress(count)
+    if not count:
+        raise CalibrationError("there is no text to calibrate on")
+    seen = {name: sizes for name, sizes in seen.items() if name[0] not in KEPT}
+    sites = choose(
+        seen, DEFAULT_SITES, narrow=NARROW, uniform=lambda s: s.endswith(".lora"), room=room
+    )
+    sites |= _norms(run, seen, sites, fractions)
+    digest = model_digest(run.model, parameters)
+    return Calibration(digest, data.hexdigest(), sites, fractions, run.loss_scale)
+
+
+def _norms(run: FineTuning, seen, sites: dict[str, Site], fractions) -> dict[str, Site]:
+    """Formats inside RMSNorm, which follow from others.
+
+    What is squared is the residual stream as it is (its fraction bits are those of its parts) where
+    sums of squares then stay below 2^52, else with fewer bits. The inverse root needs as many bits
+    as its product with the largest value leaves.
+    """
+    parts = [fractions.get("embed_tokens", WEIGHT_FRACTION)]
+    parts += [
+        sites[name].forward.fraction + max(sites[name].forward_shifts, default=0)
+        for name in ("o_proj", "down_proj")
+    ]
+    stream = max(parts)
+    size = int(np.ceil(np.log2(run.model.hidden_size)))
+    found = {}
+    for name in ("attention_norm", "mlp_norm", "final_norm"):
+        largest = seen[f"{name}.statistic", "forward"].largest.max()
+        whole = int(np.ceil(np.log2(largest) + ROOM["forward"]))
+        # Two factors, and half of 2^52 for what a sum of squares of one large entry leaves.
+        fraction = min(stream, (60 - size) // 2 - whole)
+        found[f"{name}.statistic"] = Site(Format(fraction, whole + fraction + 1))
+        inverse = seen[f"{name}.inverse", "forward"]
+        fraction = int(np.ceil(12 + max(-float(np.log2(inverse.typical.min())), 0)))
+        whole = int(np.ceil(np.log2(inverse.largest.max()) + 2 * ROOM["forward"]))
+        found[f"{name}.inverse"] = Site(Format(fraction, fraction + max(whole, 1)))
+    return found
+
+
+@dataclass
+class Comparison:
+    """Fixed point against float32 on the same batches.
+
+    Attributes:
+      losses: mean cross-entropy of each batch, (float32, fixed).
+      agreement: share of positions with the same most likely token.
+      cosines: of the gradients, by LoRA target; {} if they were not compared.
+    """
+
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    agreement: float = 0.0
+    positions: int = 0
+    cosines: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        floats, fixeds = (float(np.mean([pair[i] for pair in self.losses])) for i in (0, 1))
+        return {
+            "loss_float": floats,
+            "loss_fixed": fixeds,
+            "perplexity_float": float(np.exp(floats)),
+            "perplexity_fixed": float(np.exp(fixeds)),
+            "top1_agreement": self.agreement,
+            "positions": self.positions,
+            "gradient_cosine": self.cosines,
+        }
+
+
+def mean_losses(logits, tokens) -> float:
+    """Mean cross-entropy of logits (float64, on the host)."""
+    logits = np.asarray(logits, dtype=np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=-1))
+    chosen = np.take_along_axis(shifted, np.asarray(tokens)[:, 1:, None].astype(np.int64), -1)[
+        ..., 0
+    ]
+    return float(np.mean(log_sum - chosen))
+
+
+def compare(
+    run: FineTuning,
+    parameters: Any,
+    adapter: Any,
+    batches: Iterable[np.ndarray],
+    *,
+    gradients: int = 1,
+    progress=lambda done: None,
+) -> Comparison:
+    """Run the float32 model and the fixed-point run side by side; gradients of the first batches.
+
+    The fixed-point logits are those that a proof would be about, range checks included.
+    """
+    result, same = Comparison(), 0
+    stored = store_base(parameters, run.weight_fractions)
+    masters = store_adapter(adapter)
+    checked = make_checked_logits(run)
+    plain = jax.jit(make_logits(replace(run, numerics=Float())))
+    single = jax.tree.map(lambda x: np.asarray(x, np.float32), (parameters, adapter))
+    for i, batch in enumerate(batches):
+        theirs = np.asarray(plain(*single, batch[:, :-1]))
+        ours = checked(stored, masters, batch[:, :-1])
+        result.losses.append((mean_losses(theirs, batch), mean_losses(ours, batch)))
+        same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
+        result.positions += theirs.argmax(-1).size
+        if i < gradients:
+            result.cosines = _cosines(run, stored, masters, batch)
+        progress(i + 1)
+    result.agreement = same / max(result.positions, 1)
+    return result
+
+
+def _cosines(run: FineTuning, stored, masters, batch) -> dict[str, float]:
+    """Cosine of the fixed-point gradient and the float64 one of the same stored weights."""
+    adapter = load_adapter(masters)
+    with x64():
+        weights = decode_base(run, jax.tree.map(np.asarray, stored))
+        fixed_gradient, _ = jax.jit(make_gradient(run))(weights, adapter, batch)
+        exact, _ = jax.jit(make_gradient(replace(run, numerics=Float())))(weights, adapter, batch)
+    found = {}
+    for target in exact:
+        x, y = (
+            np.concatenate([np.ravel(np.asarray(g[target][part])) for part in ("a", "b")])
+            for g in (fixed_gradient, exact)
+        )
+        norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+        found[target] = float(x @ y) / norm if norm else 1.0
+    return found
