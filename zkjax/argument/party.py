@@ -117,6 +117,8 @@ class Tape:
 class Party:
     """What protocol code may do. Subclasses differ in where messages come from."""
 
+    planning = False  # whether values do not matter
+
     def __init__(self, transcript: Transcript):
         self.transcript = transcript
         self.kappa = transcript.kappa
@@ -212,6 +214,8 @@ class Planner(Party):
     """Runs the protocol without values; afterwards ``singles`` and ``triples`` are the pads
     needed.
     """
+
+    planning = True
 
     def __init__(self, kappa: int):
         super().__init__(Transcript("plan", kappa))

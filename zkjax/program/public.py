@@ -15,16 +15,21 @@ from zkjax.field.scalar import Scalar
 from zkjax.program.functionals import functional_value
 from zkjax.program.ops import RULES
 from zkjax.program.program import Program
+from zkjax.work import STEP, charge
 
+NOTHING = np.zeros(0)
 FREE = 1 << 22  # elements that any program may have evaluated
 GROWTH = 4  # times as many as it has public elements is what a larger one may
 
 
 class PublicValues:
-    """Values of public variables, each evaluated once, operands first, when it is needed."""
+    """Values of public variables, each evaluated once, operands first, when it is needed.
 
-    def __init__(self, program: Program, given: dict[int, np.ndarray]):
-        self._program, self._given = program, given
+    ``planned``: nothing is evaluated, but counted as if it were; every functional is 1 then.
+    """
+
+    def __init__(self, program: Program, given: dict[int, np.ndarray], planned: bool = False):
+        self._program, self._given, self._planned = program, given, planned
         self._values: dict[int, np.ndarray] = {}
         self._room = max(FREE, GROWTH * sum(x.size for x in given.values()))
 
@@ -37,6 +42,10 @@ class PublicValues:
         return math.prod(op.shape) <= GROWTH * inside
 
     def functional(self, var: int, weights: Weights, kappa: int) -> Scalar:
+        if self._planned:
+            self.value(var)
+            charge(math.prod(self._program.shape(var)))
+            return Scalar.of(1, kappa)
         return functional_value(self.value(var), weights, kappa)
 
     def value(self, var: int) -> np.ndarray:
@@ -59,7 +68,11 @@ class PublicValues:
                     "elements, or seal an input",
                     self._program.where(v),
                 )
-            operands = [self._given.get(i, self._values.get(i)) for i in op.inputs]
-            self._values[v] = RULES[op.kind].evaluate(op, *operands)
+            if self._planned:
+                charge(STEP + math.prod(op.shape))
+                self._values[v] = NOTHING
+            else:
+                operands = [self._given.get(i, self._values.get(i)) for i in op.inputs]
+                self._values[v] = RULES[op.kind].evaluate(op, *operands)
             stack.pop()
         return self._given[var] if var in self._given else self._values[var]

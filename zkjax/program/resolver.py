@@ -96,7 +96,7 @@ class Resolver:
             self.public_only.append(known)
         self.meetings = meeting_points(self.program)
         self.levels = reduction_levels(self.program, self.meetings)
-        self.known = PublicValues(self.program, self.public)
+        self.known = PublicValues(self.program, self.public, self.party.planning)
 
     def padded_values(self, var: int) -> np.ndarray:
         """The witness of a variable in the field, each axis padded to a power of two, flat."""
