@@ -46,6 +46,9 @@ def test_the_estimate_learns_how_fast_the_machine_is():
     assert told[0].left == 30.0
     assert told[1].left == 20.0 * (40.0 + TRUST) / (10.0 + TRUST)
     run.expect({"b": 2.0})
+    run.part(3, 4, "long parts", 0.5)
+    assert str(told[-1]) == "b 3 of 4: long parts"
+    assert told[-1].left == 1.0 * (40.0 + TRUST) / (10.0 + TRUST)
     run.part(1, 2, "half")
     assert str(told[-1]) == "b 1 of 2: half"
     assert told[-1].left == 1.0 * (40.0 + TRUST) / (10.0 + TRUST)
@@ -72,10 +75,13 @@ def test_a_stage_that_was_not_foreseen():
 def test_a_proof_tells_its_stages():
     told: list[Stage] = []
 
-    def double(x):
-        return fixed.encode(fixed.decode(x, 0) * 2, 0)
+    def halved(x):
+        return fixed.encode(fixed.round(fixed.decode(x, 0) * 0.5, 0, 8), 0)
 
-    _, proof = zkjax.prove(double, progress=told.append)(np.arange(4, dtype=np.int8))
+    _, proof = zkjax.prove(halved, progress=told.append)(np.arange(4, dtype=np.int8))
+    layers = [s for s in told if s.startswith("lookups ")]
+    assert [int(s.split()[1]) for s in layers] == list(range(len(layers))) and len(layers) > 5
+    assert [s.left for s in layers] == sorted((s.left for s in layers), reverse=True)
     numbers = [s.number for s in told]
     assert numbers == sorted(numbers) and {s.of for s in told} == {told[0].of}
     assert told[-1] == "opening" and told[-1].number == told[-1].of

@@ -70,9 +70,12 @@ class Course:
         self._name, self._fraction, self._start = name, 0.0, self._clock()
         self._tell(name, self._left())
 
-    def part(self, done: int, of: int, detail: str) -> None:
-        """``done`` of ``of`` equal parts of this stage are over."""
-        self._fraction = done / of
+    def part(self, done: int, of: int, detail: str, fraction: float | None = None) -> None:
+        """``done`` of ``of`` parts of this stage are over, a ``fraction`` of its time.
+
+        Parts take equally long where no fraction is given.
+        """
+        self._fraction = done / of if fraction is None else fraction
         self._tell(f"{self._name} {done} of {of}: {detail}", self._left())
 
     def inner(self, stage: Stage) -> None:

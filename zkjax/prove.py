@@ -280,7 +280,12 @@ def _prove(
     transcript.write("pad commitment", pad_tableau.root)
     course.start("lookups")
     transcript.slow_down()
-    party = Prover(transcript, pads, lambda tensor, w: functional_value(tensors[tensor], w, kappa))
+    party = Prover(
+        transcript,
+        pads,
+        lambda tensor, w: functional_value(tensors[tensor], w, kappa),
+        course.part,
+    )
     linear = setup.reduce(party, witness, tensors, course.start)
     course.start("opening")
     groups = make_groups(setup, members, masks)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import zkjax
 from zkjax import fixed
-from zkjax.cli import bundle, live, text
+from zkjax.cli import bundle, facts, live, text
 from zkjax.cli.main import app
+from zkjax.estimate import Check
 from zkjax.progress import Stage
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text()
@@ -47,6 +49,7 @@ REPORT = {
 SCRIPT = """
 import json, sys, types
 from zkjax.cli.main import app
+from zkjax.estimate import Check
 from zkjax.progress import Stage
 
 def run_demo(out, steps, profile, progress):
@@ -55,6 +58,7 @@ def run_demo(out, steps, profile, progress):
 
 demo = types.ModuleType("zkjax.proofs.demo")
 demo.run_demo = run_demo
+demo.check_demo = lambda profile: Check(None, 1.2, 30, 4, 5, 6, 70_000, 8 * 10**9, 9.0)
 sys.modules["zkjax.proofs.demo"] = demo
 for arguments in json.loads(sys.argv[1]):
     print(f"<<{json.dumps(arguments)}>>", flush=True)
@@ -93,13 +97,17 @@ def damaged(folder, tmp_path_factory) -> Path:
     return copy
 
 
+def command_words(command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command there is, as it is typed."""
+    inner = getattr(command, "commands", {})
+    return [words, *(w for name in inner for w in command_words(inner[name], (*words, name)))]
+
+
 @pytest.fixture(scope="module")
 def commands(folder, damaged, tmp_path_factory) -> list[list[str]]:
     out, digest = tmp_path_factory.mktemp("demo") / "out", "00" * 32
-    helps = [[], ["verify"], ["inspect"], ["demo"], ["adapter"]]
-    helps += [["adapter", name] for name in ("commit", "serve", "check", "verify")]
     return [
-        *([*words, "--help"] for words in helps),
+        *([*words, "--help"] for words in command_words(get_command(app))),
         ["--version"],
         ["verify", str(folder)],
         ["verify", str(damaged)],
@@ -109,6 +117,7 @@ def commands(folder, damaged, tmp_path_factory) -> list[list[str]]:
         ["inspect", str(folder)],
         ["inspect", str(out)],
         ["demo", "--out", str(out)],
+        ["demo", "--check"],
         ["verify"],
         ["verify", "--nonsense"],
         ["adapter", "verify", str(out)],
@@ -265,6 +274,12 @@ def test_json_of_the_demo(stand_in, tmp_path):
     assert members(found) <= documented(), members(found) - documented()
     # Everything of a report is handed on, under its own name or that of stages.
     assert set(REPORT) - {"seconds"} <= set(found)
+
+
+def test_json_of_a_dry_run():
+    found = facts.expected(Check(None, 1.2, 30, 4, 5, 6, 70_000, 8 * 10**9, 9.0))
+    assert found["command"] == "check" and found["prove_seconds"] == 9.0
+    assert members(found) <= documented() and json.dumps(found)
 
 
 # Progress -----------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ def reduce_tree(
     numerator, denominator = party.constant(0), q
     point: list[Scalar] = []
     for depth in range(log_size):
+        party.part(depth, log_size, "layers", 2.0 ** (depth - log_size))
         lam = party.challenge("lookup combiner", 1)
         claim = party.tape.combine([(numerator, 1), (denominator, lam)])
         rounds = tree.rounds(depth, point, lam) if tree else None

@@ -176,6 +176,9 @@ class Party:
     def challenges(self, kind: str, n: int) -> list[Scalar]:
         return [self.transcript.challenge(kind) for _ in range(n)]
 
+    def part(self, done: int, of: int, detail: str, fraction: float) -> None:
+        """Tell how far a long phase is; see ``zkjax.progress``. Only a prover does."""
+
     # Expressions ----------------------------------------------------------------------------
 
     def constant(self, value: Scalar | int) -> Expression:
@@ -246,14 +249,24 @@ class Prover(Party):
       transcript: where messages go.
       pads: for each pad kind a list of ``Scalar``.
       tensor_value: ``(tensor, weights) -> Scalar``, the value of a functional.
+      part: takes what is told of long phases.
     """
 
     transcript: ProverTranscript
 
-    def __init__(self, transcript, pads: dict[str, list[Scalar]], tensor_value):
+    def __init__(
+        self,
+        transcript,
+        pads: dict[str, list[Scalar]],
+        tensor_value,
+        part: Callable[[int, int, str, float], None] = lambda done, of, detail, fraction: None,
+    ):
         super().__init__(transcript)
-        self.pads = pads
+        self.pads, self._tell = pads, part
         self._tensor_value = tensor_value
+
+    def part(self, done, of, detail, fraction):
+        self._tell(done, of, detail, fraction)
 
     def grind(self, bits: int) -> None:
         self.transcript.grind(bits)
