@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable, positional
 from zkjax._compat import x64
 from zkjax.errors import OptionError
@@ -22,6 +23,7 @@ from zkjax.seal import Sealed
 REMEMBERED = 16  # compiled functions a provable one keeps, for different shapes
 
 
+@checked
 def provable(fn: Callable) -> Callable:
     """Run a provable function as compiled JAX, with 64 bits and with the range checks of a proof.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable, positional
 from zkjax._compat import enable_kernel_cache
 from zkjax.argument import kernels, opening_prover
@@ -48,6 +49,7 @@ STAGES = {
 }
 
 
+@checked
 def prove(
     fn: Callable,
     *,

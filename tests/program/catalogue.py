@@ -1033,7 +1033,7 @@ FUNCTIONS: dict[str, list[Line]] = {
             "jax.value_and_grad(lambda u: jnp.sum(u[0] * u[1]))(v)",
         ),
         Line(
-            "jax.vjp(lambda u: u * u, v)[1](v)",
+            "(lambda y, pull: pull(y))(*jax.vjp(lambda u: u * u, v))",
         ),
         Line(
             "jax.jacrev(lambda u: u * u)(v[0])",
