@@ -35,6 +35,13 @@ def provable(fn: Callable) -> Callable:
       ValueRangeError: a value left the range that a proof would check; names line and step.
       OptionError: called inside ``jax.jit``, ``vmap``, ``grad`` or ``scan``, which run without
         64 bits. Transform the function itself: ``provable(jax.vmap(fn))``.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> from zkjax import fixed
+    >>> half = zkjax.provable(lambda x: fixed.encode(fixed.decode(x, 4) * 0.5, 4))
+    >>> print(half(np.array([6, -4], np.int16)))
+    [ 3 -2]
     """
     compiled: OrderedDict = OrderedDict()
     lock = threading.Lock()

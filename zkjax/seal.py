@@ -252,6 +252,12 @@ def seal(
         values that enter several proofs).
     Returns:
       A ``Sealed`` value; publish its ``.commitment``.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> sealed = zkjax.seal({"w": np.array([1, 2], np.int8)}, openings=2)
+    >>> sealed.remaining, sealed.commitment.shapes
+    (2, ((2,),))
     """
     import jax
 

@@ -119,6 +119,10 @@ def exp(
     """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.exp(-1.0))
+    0.367...
     """
     return _exp(x, fraction, out_fraction)
 
@@ -157,6 +161,10 @@ def silu(x: Array, fraction: TableFraction = 12, out_fraction: TableFraction = 1
     fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.silu(1.0))
+    0.73095703125
     """
     return _silu(x, fraction, out_fraction)
 
@@ -167,6 +175,10 @@ def sigmoid(x: Array, fraction: TableFraction = 12, out_fraction: TableFraction 
     ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.sigmoid(0.0))
+    0.5
     """
     return _logistic(x, fraction, out_fraction)
 
@@ -188,6 +200,10 @@ def log(x: Array, fraction: TableFraction = 8, out_fraction: TableFraction = 16)
     """ln x for 0 < x < 2^(16 - fraction), x with at most ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.log(2.0))
+    0.69314...
     """
     return _log(x, fraction, out_fraction, current_cotangent_format())
 
@@ -220,6 +236,11 @@ def divide(n: Array, d: Array, fraction: Fraction, bits: Bits = 32) -> jax.Array
     """floor(n / d at ``fraction`` bits) for d > 0; equal shapes or broadcastable.
 
     Less than 2^-fraction below n / d. The result has to fit ``bits``.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.divide(np.array([1.0, -1.0]), np.array([3.0, 3.0]), fraction=4))
+    [ 0.3125 -0.375 ]
     """
     shape = jnp.broadcast_shapes(jnp.shape(n), jnp.shape(d))
     n, d = jnp.broadcast_to(n, shape), jnp.broadcast_to(d, shape)
@@ -228,7 +249,12 @@ def divide(n: Array, d: Array, fraction: Fraction, bits: Bits = 32) -> jax.Array
 
 @checked
 def reciprocal(x: Array, fraction: Fraction, bits: Bits = 32) -> jax.Array:
-    """floor(1 / x at ``fraction`` bits) for x > 0."""
+    """floor(1 / x at ``fraction`` bits) for x > 0.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.reciprocal(3.0, fraction=4))
+    0.3125
+    """
     return divide(jnp.ones_like(x), x, fraction, bits)
 
 
@@ -252,6 +278,10 @@ def rsqrt(x: Array, fraction: Fraction, bits: Bits = 20) -> jax.Array:
     """floor(1 / sqrt(x) at ``fraction`` bits) for x > 0, below 2^(bits - fraction).
 
     Less than 2^-fraction below the real function. So x has to exceed 4^(fraction - bits).
+
+    >>> from zkjax import fixed
+    >>> float(fixed.rsqrt(4.0, fraction=8))
+    0.5
     """
     return _rsqrt(x, fraction, bits, current_cotangent_format())
 
@@ -261,13 +291,28 @@ def rsqrt(x: Array, fraction: Fraction, bits: Bits = 20) -> jax.Array:
 
 @checked
 def onehot(index: Array, n: Axis) -> jax.Array:
-    """[index == j] for j < n on a new last axis; every index must be below n (proved)."""
+    """[index == j] for j < n on a new last axis; every index must be below n (proved).
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.onehot(np.array([2, 0]), 3))
+    [[0. 0. 1.]
+     [1. 0. 0.]]
+    """
     return onehot_p.bind(jax.lax.stop_gradient(jnp.asarray(index)), n=n)[0]
 
 
 @checked
 def embed(table: Array, index: Array) -> jax.Array:
-    """Rows of ``table`` (n, d) at integer indices: onehot(index) @ table."""
+    """Rows of ``table`` (n, d) at integer indices: onehot(index) @ table.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.embed(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 1, 0])))
+    [[3. 4.]
+     [3. 4.]
+     [1. 2.]]
+    """
     table = as_array(table)
     return onehot(index, table.shape[0]) @ table
 
@@ -288,5 +333,10 @@ def max(x: Array, bits: Bits = 16) -> jax.Array:
     """The maximum over the last axis; max - x must stay below 2^bits last-fraction units.
 
     Ties share the full cotangent, as every maximal entry receives it.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.max(np.array([[0.5, -1.0], [2.0, 3.0]])))
+    [0.5 3. ]
     """
     return _max(as_array(x), bits)

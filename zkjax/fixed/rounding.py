@@ -105,6 +105,11 @@ def round(
       site: a name for this rounding, for messages.
     Returns:
       The rounded array. Its VJP rounds the cotangent, so a backward pass stays in fixed point.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.round(np.array([0.3, -0.125, 0.375]), fraction=2))
+    [0.25 0.   0.5 ]
     """
     x = round_cotangent(x, *(cotangent or _COTANGENT.get()), site=site)
     return round_value(x, fraction, bits, scale=scale, site=site)
@@ -145,7 +150,13 @@ def scale(
 
 @checked
 def decode(stored: Array, fraction: Fraction) -> jax.Array:
-    """Stored integers as values: i * 2^-fraction, exact."""
+    """Stored integers as values: i * 2^-fraction, exact.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.decode(np.array([-4, 3], np.int16), fraction=2))
+    [-1.    0.75]
+    """
     return as_array(stored).astype(jnp.float64) * 2.0**-fraction
 
 
@@ -154,6 +165,11 @@ def encode(x: Array, fraction: Fraction, dtype: IntegerDtype = jnp.int32) -> jax
     """Values as stored integers: ``round`` to ``fraction`` bits, then i = x 2^fraction.
 
     The result must fit the dtype; a proof checks that it does.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.encode(np.array([-1.0, 0.75]), fraction=2))
+    [-4  3]
     """
     info = jnp.iinfo(dtype)
     bits = min(info.bits + (info.min == 0), 53)  # those of ``round`` have a sign
@@ -167,7 +183,12 @@ def _require_finite(values) -> None:
 
 @checked
 def constant(value: HostArray, fraction: Fraction) -> np.ndarray:
-    """A real constant rounded to ``fraction`` bits, as float64."""
+    """A real constant rounded to ``fraction`` bits, as float64.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.constant(0.1, fraction=4))
+    0.125
+    """
     _require_finite(value)
     return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction
 
@@ -186,6 +207,10 @@ def quantize(values: HostArray, fraction: Fraction, dtype: IntegerDtype = "int32
 
     Raises:
       ValueRangeError: a value does not fit the dtype, or is not a finite number.
+
+    >>> from zkjax import fixed
+    >>> fixed.quantize([0.1, -1.0], fraction=8, dtype="int16")
+    array([  26, -256], dtype=int16)
     """
     _require_finite(values)
     scaled = np.floor(np.asarray(values, dtype=np.float64) * 2.0**fraction + 0.5)

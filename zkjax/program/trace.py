@@ -353,6 +353,12 @@ def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Stateme
 
     Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed
     one.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> statement = zkjax.trace(lambda x: x)(zkjax.Private(np.zeros(3, np.int8)))
+    >>> len(statement.digest)
+    32
     """
 
     def run(*args, **keywords) -> Statement:
