@@ -140,9 +140,22 @@ class Block(nnx.Module):
             )
             cache = Cache(k, v, cache.filled)
         q, k = back(q, "q_proj"), back(k, "k_proj")
-        scores = jnp.einsum("bskgd,btkd->bkgst", q, k) * score_scale(config)[1]
-        p = numerics.softmax(numerics.round(scores, "scores"), mask, "probabilities")
-        mixed = numerics.round(jnp.einsum("bkgst,btkd->bskgd", p, v), "mixed")
+
+        def attend(queries: slice, seen: int):
+            """What some positions take from the first ``seen`` ones."""
+            scores = jnp.einsum("bskgd,btkd->bkgst", q[:, queries], k[:, :seen])
+            scores = numerics.round(scores * score_scale(config)[1], "scores")
+            p = numerics.softmax(scores, mask[queries, :seen], "probabilities")
+            mixed = jnp.einsum("bkgst,btkd->bskgd", p, v[:, :seen])
+            return numerics.round(mixed, "mixed")
+
+        if cache is not None:
+            mixed = attend(slice(None), k.shape[1])
+        else:
+            ends = numerics.tiles(length)
+            starts = (0, *ends[:-1])
+            tiles = [attend(slice(*ab), ab[1]) for ab in zip(starts, ends, strict=True)]
+            mixed = tiles[0] if len(tiles) == 1 else jnp.concatenate(tiles, axis=1)
         mixed = mixed.reshape(batch, length, config.num_attention_heads * d)
         out = self._linear(mixed, "o_proj", deltas("heads", mixed))
         return numerics.round_value(out, "o_proj"), cache

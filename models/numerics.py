@@ -22,6 +22,7 @@ from zkjax import fixed
 from zkjax.fixed import Format, Scale
 from zkjax.fixed.sites import Site, observe
 
+TILED = 16  # positions from which on scores are computed in two parts
 # What differs from ``Site()`` where nothing was calibrated. These suit small activations: |x| < 16
 # between layers, |x| < 32 for scores and logits, and a residual stream below 2,048.
 DEFAULT_SITES = MappingProxyType(
@@ -49,6 +50,10 @@ class Float:
     def at_layer(self, scales: dict[str, Any]) -> Float:
         """The arithmetic inside a layer."""
         return self
+
+    def tiles(self, length: int) -> tuple[int, ...]:
+        """Where the parts end in which causal attention computes its scores."""
+        return (length,)
 
     def round(self, x, site: str):
         """A value that is rounded, and whose cotangent is."""
@@ -151,6 +156,10 @@ class FixedPoint:
 
     def at_layer(self, scales: dict[str, Scale]) -> FixedPoint:
         return replace(self, _scales=scales)
+
+    def tiles(self, length: int) -> tuple[int, ...]:
+        """Two parts: of the scores above the diagonal, which are masked, half are not computed."""
+        return (length,) if length < TILED else (-(-length // 2), length)
 
     def round(self, x, site: str):
         return self.round_value(self.round_cotangent(x, site), site)

@@ -15,6 +15,7 @@ import numpy as np
 
 import zkjax
 from zkjax._compat import x64
+from zkjax.estimate import Check, check
 from zkjax.files import new_folder, write_atomically
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
@@ -66,6 +67,21 @@ def split_text() -> tuple[np.ndarray, np.ndarray]:
     text = documentation()
     cut = len(text) - len(text) // 10
     return text[:cut], text[cut:]
+
+
+def demo_model() -> tuple[LlamaConfig, Any]:
+    """The shipped base model: its configuration and its weights as floats."""
+    base = jax.tree.map(
+        lambda x: np.asarray(x * 2.0**-WEIGHT_FRACTION, np.float32), load_demo_base()
+    )
+    return LlamaConfig(), base
+
+
+def check_demo(profile: str = "s100") -> Check:
+    """The dry run of one step of the demo."""
+    run, base, adapter, source = demo_inputs()
+    args = (*(zkjax.Private(x) for x in (base, adapter, next(source))), store_rate(LEARNING_RATE))
+    return check(make_step(run), sealed_outputs=SEALED_OUTPUTS, profile=profile)(*args)
 
 
 def demo_statement(layers: int = 2) -> Statement:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -144,6 +145,12 @@ def _commitments(claims: Claims) -> list[dict]:
         for kind, commitments in given.items()
         for i, c in enumerate(commitments)
     ]
+
+
+def expected(check) -> dict[str, Any]:
+    """What a dry run tells: sizes and costs of the proof that was not made."""
+    names = [f.name for f in dataclasses.fields(check) if f.name != "outputs"]
+    return {"command": "check", **{name: getattr(check, name) for name in names}}
 
 
 def demonstrated(report: dict[str, Any], out: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from zkjax import __version__
 from zkjax.argument.budget import Budget
 from zkjax.cli import adapter, facts, show
 from zkjax.cli.bundle import Bundle, chain_links, load_bundle, load_steps
+from zkjax.cli.calibrate import calibrate
 from zkjax.cli.common import AsJson, ProfileName, answers
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(adapter.app, name="adapter")
+app.command()(answers("models")(calibrate))
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True)
@@ -128,9 +130,20 @@ def demo(
     profile: Annotated[
         ProfileName, typer.Option(help="The security profile of the proof.")
     ] = ProfileName.S100,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove nothing: run a step and tell what it would cost.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a small LLaMA with LoRA, prove the steps and verify the proofs."""
+    if check:
+        from zkjax._compat import enable_kernel_cache
+        from zkjax.proofs.demo import check_demo
+
+        enable_kernel_cache()
+        expected = facts.expected(check_demo(profile.value))
+        show.as_json(expected) if as_json else show.expected(expected)
+        return
     new_folder(out)
     with show.Phases() as phases:
         from zkjax._compat import enable_kernel_cache

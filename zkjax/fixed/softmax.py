@@ -4,7 +4,7 @@ With m the maximum and s = sum_j exp(x_j - m), an entry is p_j = exp(-(L - x_j))
 same table once more, at a key that lies on the grid of x because ln s is rounded to it. So an entry
 costs two lookups and no rounding, and its error does not grow with the number of entries:
 
-    relative error of the exponentials' sum   n 2^-(F + 1) <= 2^-11, F = 10 + log2 n >= 16 bits
+    relative error of the exponentials' sum   n 2^-(F + 1) <= 2^-11, with F of ``SUMS``
     rounding of ln s to the grid              2^-(fraction + 1)
 
 ln s is found as a step function of s (``fixed.locate``): row i holds where exp((i - 1/2) 2^-f) <= s
@@ -28,7 +28,10 @@ from zkjax.fixed.rounding import current_cotangent_format, round
 from zkjax.fixed.types import Array, TableFraction
 from zkjax.program.tables import Table, round_exactly, step_table
 
-MOST_ENTRIES = 1 << 18
+MOST_ENTRIES = 1 << 17
+# Up to so many entries, fraction bits F of exponentials that are added: a sum is within 2^-11. Few
+# steps, so that rows of similar lengths (tiles of one score matrix) are rounded alike.
+SUMS = ((1 << 6, 16), (1 << 14, 24), (MOST_ENTRIES, 28))
 LOSS_FRACTION = 12  # of ln s in a cross-entropy, at least
 
 
@@ -37,8 +40,9 @@ def _log2(n: int) -> int:
 
 
 def _exp_fraction(n: int) -> int:
-    """Fraction bits of exponentials of which n are added: a sum within 2^-11."""
-    return int(np.maximum(16, 10 + _log2(n)))
+    if n > MOST_ENTRIES:
+        raise OptionError(f"softmax over {n:,} entries; it is defined for {MOST_ENTRIES:,} at most")
+    return next(fraction for most, fraction in SUMS if n <= most)
 
 
 @cache
@@ -65,11 +69,9 @@ def _log_sum(s, n: int, in_fraction: int, fraction: int):
 
 def _sum_of_exp(x, mask, fraction: int):
     """(the maximum m, sum_j exp(x_j - m) with ``_exp_fraction`` bits) over the last axis."""
-    n = x.shape[-1]
-    if n > MOST_ENTRIES:
-        raise OptionError(f"softmax over {n:,} entries; it is defined for {MOST_ENTRIES:,} at most")
+    bits = _exp_fraction(x.shape[-1])
     m = max_p.bind(x, bits=16)[0]
-    e = exp(x - m[..., None], fraction, _exp_fraction(n))
+    e = exp(x - m[..., None], fraction, bits)
     return m, jnp.sum(e if mask is None else jnp.where(mask, e, 0.0), axis=-1)
 
 
@@ -112,7 +114,7 @@ def softmax(
     fraction: TableFraction = 12,
     out_fraction: TableFraction = 16,
 ) -> jax.Array:
-    """Softmax over the last axis of n <= 2^18 entries; x has at most ``fraction`` bits, and
+    """Softmax over the last axis of n <= 2^17 entries; x has at most ``fraction`` bits, and
     max(x) - min(x) + ln n stays below 2^(16 - fraction).
 
     Each result p is within p (2^-(fraction + 1) + 2^-10) + 2^-(out_fraction + 1) of the real
@@ -152,7 +154,7 @@ _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 @checked
 def cross_entropy(logits: Array, target: Array, fraction: TableFraction = 12) -> jax.Array:
-    """-log softmax(logits)[target] over the last axis of n <= 2^18 classes; logits as for
+    """-log softmax(logits)[target] over the last axis of n <= 2^17 classes; logits as for
     ``softmax``. The result has max(fraction, 12) fraction bits.
 
     Within 2^-11 + 2^-13 of the real function, whatever n. The gradient is softmax(logits) -

@@ -51,12 +51,15 @@ class Limit:
             return
         steps = np.unravel_index(int(bad[0]), np.shape(extremes)[:-1])
         step = "".join(f", step {int(s)} of a scan" for s in steps[::-1])
+        cure = "raise `bits` or lower `fraction` there"
+        if self.what.startswith("site "):
+            step = step.replace("of a scan", "of a scan (layer)")
+            cure = "give the site a wider format, or calibrate on more text or with more --room"
         low, high = flat[bad[0]]
         raise ValueRangeError(
             f"{self.what} at {self.where}{step}: value out of range: "
             f"[{self.low * self.unit:.6g}, {self.high * self.unit:.6g}] is allowed and "
-            f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; raise `bits` or lower "
-            "`fraction` there"
+            f"[{low * self.unit:.6g}, {high * self.unit:.6g}] was seen; {cure}"
         )
 
 
