@@ -215,7 +215,6 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
 # The functions that transformations give.
 CALLS: dict[str, tuple[Callable, Callable[[], dict[str, Any]]]] = {
     "zkjax.prove(fn)": (lambda x: zkjax.prove(score)(x), lambda: {"x": X}),
-    "zkjax.check(fn)": (lambda x: zkjax.check(score)(x), lambda: {"x": X}),
     "zkjax.trace(fn)": (lambda x: zkjax.trace(score)(x), lambda: {"x": X}),
     "zkjax.provable(fn)": (lambda x: zkjax.provable(score)(x), lambda: {"x": X}),
     "zkjax.verify(fn)": (
@@ -285,7 +284,7 @@ def call(name: str, arguments: dict[str, Any]) -> Any:
     fn = ALL[name]
     if not name.startswith("zkjax.fixed."):
         made = fn(**arguments)
-        return made(X) if name in ("zkjax.check", "zkjax.trace", "zkjax.provable") else made
+        return made(X) if name in ("zkjax.trace", "zkjax.provable") else made
     # Traced, not computed: whatever the numbers are, nothing has to be compiled.
     arrays = {n: a for n, a in arguments.items() if is_array_of_numbers(a)}
     rest = {n: a for n, a in arguments.items() if n not in arrays}
