@@ -392,6 +392,9 @@ FUNCTIONS: dict[str, list[Line]] = {
             "jnp.isnan(v)",
         ),
         Line(
+            "jnp.isnan(v[0, 0])",
+        ),
+        Line(
             "jnp.isfinite(v)",
         ),
         Line(
