@@ -131,6 +131,11 @@ class Block(nnx.Module):
         cos_q, sin_q, cos_k, sin_k = rotary
         # Exact as long as sums over all positions times a cosine stay small.
         back = numerics.round_cotangent if length > LONG else (lambda x, site: x)
+        # Exact before RoPE as long as what the linear layers read has few bits.
+        q, k = (
+            numerics.round_if_wide(y, f"{name}.linear", "attention_input")
+            for y, name in ((q, "q_proj"), (k, "k_proj"))
+        )
         q = numerics.round_value(rotate(q, cos_q[:, None, None], sin_q[:, None, None]), "q_proj")
         k = numerics.round_value(rotate(k, cos_k[:, None], sin_k[:, None]), "k_proj")
         if cache is not None:

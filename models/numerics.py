@@ -63,6 +63,12 @@ class Float:
         """A value that is rounded; its cotangent is rounded elsewhere."""
         return x
 
+    def round_if_wide(self, x, site: str, source: str):
+        """``round_value`` where the values that x was made of, at another site, have more than 16
+        bits.
+        """
+        return x
+
     def round_cotangent(self, x, site: str):
         """A value that is exact as it is and whose cotangent is rounded."""
         return x
@@ -107,6 +113,9 @@ class Observed(Float):
         return observe(x, site)
 
     def round_value(self, x, site: str):
+        return observe(x, site, backward=False)
+
+    def round_if_wide(self, x, site: str, source: str):
         return observe(x, site, backward=False)
 
     def round_cotangent(self, x, site: str):
@@ -167,6 +176,9 @@ class FixedPoint:
     def round_value(self, x, site: str):
         scale = self._scales.get(f"{site}/forward")
         return fixed.round_value(x, *self.site(site).forward, scale=scale, site=site)
+
+    def round_if_wide(self, x, site: str, source: str):
+        return self.round_value(x, site) if self.site(source).forward.bits > 16 else x
 
     def round_cotangent(self, x, site: str):
         scale = self._scales.get(f"{site}/backward")

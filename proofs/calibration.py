@@ -22,10 +22,11 @@ from zkjax._compat import x64
 from zkjax.errors import CalibrationError
 from zkjax.files import read_capped, write_atomically
 from zkjax.fixed import Format
-from zkjax.fixed.sites import ROOM, Seen, Site, choose, observations
+from zkjax.fixed.sites import ROOM, WIDE_ROOM, Seen, Site, choose, observations
 from zkjax.models.config import LlamaConfig
 from zkjax.models.numerics import DEFAULT_SITES, FixedPoint, Float, Observed
 from zkjax.proofs.finetune import (
+    FINE_BITS,
     WEIGHT_FRACTION,
     FineTuning,
     decode_base,
@@ -43,8 +44,8 @@ MOST_BYTES = 1 << 20
 NARROW = ("gate_proj", "logits", "scores")  # tables are looked up by their values
 # Trained weights and gradients change in a run: their formats are not chosen from one look.
 KEPT = ("lora.weight", "gradient")
-WEIGHT_BITS = 16
-MOST_WEIGHT_FRACTION = 15
+WEIGHT_PRECISION = 12
+MOST_WEIGHT_FRACTION = 16
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,17 @@ def model_digest(config: LlamaConfig, parameters: Any) -> str:
 
 
 def weight_fractions(parameters: Any) -> dict[str, int]:
-    """For each base weight the most fraction bits with which int16 holds it."""
+    """Fraction bits for each base weight: as many as int16 holds, if rounding then leaves
+    ``WEIGHT_PRECISION`` bits of its root mean square; else four more, in two parts.
+    """
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
-        largest = float(np.abs(np.asarray(leaf, dtype=np.float64)).max())
-        whole = int(np.ceil(np.log2(max(largest * (1 + 2.0**-14), 2.0**-30))))
-        found[dotted(path)] = min(WEIGHT_BITS - 1 - whole, MOST_WEIGHT_FRACTION)
+        values = np.asarray(leaf, dtype=np.float64)
+        largest = max(float(np.abs(values).max()) * (1 + 2.0**-14), 2.0**-30)
+        most = min(15 - int(np.ceil(np.log2(largest))), MOST_WEIGHT_FRACTION)
+        mean = max(float(np.sqrt(np.mean(values * values))), 2.0**-30)
+        enough = most + np.log2(mean) + np.log2(12) / 2 >= WEIGHT_PRECISION
+        found[dotted(path)] = most if enough or values.ndim < 2 else most + FINE_BITS
     return found
 
 
@@ -236,7 +242,7 @@ def _norms(run: FineTuning, seen, sites: dict[str, Site], fractions) -> dict[str
     found = {}
     for name in ("attention_norm", "mlp_norm", "final_norm"):
         largest = seen[f"{name}.statistic", "forward"].largest.max()
-        whole = int(np.ceil(np.log2(largest) + ROOM["forward"]))
+        whole = int(np.ceil(np.log2(largest) + ROOM["forward"])) + WIDE_ROOM
         # Two factors, and half of 2^52 for what a sum of squares of one large entry leaves.
         fraction = min(stream, (60 - size) // 2 - whole)
         found[f"{name}.statistic"] = Site(Format(fraction, whole + fraction + 1))

@@ -63,9 +63,14 @@ def dotted(path) -> str:
 
 def decode_base(run: FineTuning, base: Any) -> Any:
     """Stored base weights as values."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: fixed.decode(x, run.fraction_of(path)), base
-    )
+
+    def decode(path, x):
+        fraction = run.fraction_of(path)
+        if not is_in_parts(x):
+            return fixed.decode(x, fraction)
+        return fixed.decode(x["coarse"], fraction - FINE_BITS) + fixed.decode(x["fine"], fraction)
+
+    return jax.tree_util.tree_map_with_path(decode, base, is_leaf=is_in_parts)
 
 
 def graph_of(config: LlamaConfig) -> Any:
@@ -73,14 +78,32 @@ def graph_of(config: LlamaConfig) -> Any:
     return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))[0]
 
 
+FINE_BITS = 4  # of a weight in two parts, below those of its int16
+
+
+def is_in_parts(x: Any) -> bool:
+    """Whether a leaf of a stored base is a weight in two parts."""
+    return isinstance(x, dict) and set(x) == {"coarse", "fine"}
+
+
+def store_weight(values: Any, fraction: int) -> Any:
+    """A base weight as int16 where that holds it; else coarse 2^4 + fine, an int16 and an int8."""
+    whole = fixed.quantize(values, fraction, "int64")
+    if not whole.size or max(-int(whole.min()), int(whole.max()) + 1) <= 1 << 15:
+        return whole.astype(np.int16)
+    half = 1 << (FINE_BITS - 1)
+    fine = ((whole + half) & (2 * half - 1)) - half
+    coarse = fixed.quantize((whole - fine) >> FINE_BITS, 0, "int16")
+    return {"coarse": coarse, "fine": fine.astype(np.int8)}
+
+
 def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = None) -> Any:
-    """Base weights (pure dict of floats) as int16, with 12 fraction bits where no others are
-    given.
+    """Base weights (nested dict of floats), with 12 fraction bits where no others are given; see
+    ``store_weight``.
     """
     fractions = weight_fractions or {}
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: fixed.quantize(x, fractions.get(dotted(path), WEIGHT_FRACTION), "int16"),
-        parameters,
+        lambda path, x: store_weight(x, fractions.get(dotted(path), WEIGHT_FRACTION)), parameters
     )
 
 

@@ -126,10 +126,12 @@ def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str],
     return run
 
 
-ROOM = {"forward": 0.75, "backward": 1.25}  # bits by which a value may exceed what was seen
+ROOM = {"forward": 0.5, "backward": 1.25}  # bits by which a value may exceed what was seen
 # Bits of a value that rounding leaves: of a typical one forward, since what is small counts where
 # it is multiplied by what is large; of the root mean square backward, since gradients are sums.
 PRECISION = {"forward": 11, "backward": 7}
+STEP_ROOM = 0.75  # more, of a single step: fewer values were seen there
+WIDE_ROOM = 1  # more of formats beyond 16 bits, where it costs nothing
 SLACK = 1  # bits less that are as good, if they save a lookup
 
 
@@ -179,15 +181,16 @@ def _format(largest, typical, room: float, precision: int, narrow: bool):
     # Rounding to f bits adds an error of standard deviation 2^-f / sqrt(12).
     needed = np.ceil(precision - np.log2(typical) - np.log2(12) / 2).astype(int)
     together = int(whole.max() + needed.max()) + 1
-    by_step = int((whole + needed).max()) + 1
     if narrow or together - SLACK <= 16:
         return Format(15 - int(whole.max()), 16), ()
+    whole = np.ceil(np.log2(largest) + room + STEP_ROOM).astype(int)
+    by_step = int((whole + needed).max()) + 1
     if _lookups(by_step - SLACK) < _lookups(together):
         fractions = 15 - whole if by_step - SLACK <= 16 else needed
         least = int(fractions.min())
         bits = int((whole + fractions).max()) + 1
         return Format(least, bits), tuple(int(f) - least for f in fractions)
-    return Format(int(needed.max()), together), ()
+    return Format(int(needed.max()), together + WIDE_ROOM), ()
 
 
 def _lookups(bits: int) -> int:
