@@ -30,6 +30,11 @@ CASES = [
         errors.ScaleError,
         "division by 3.0 is not exact",
     ),
+    (
+        lambda x: fixed.encode((x > 0).astype(jnp.float64) ** 10**9, 8),
+        errors.ScaleError,
+        "a power of 1,000,000,000 is that many products",
+    ),
     (  # by a value that is small, but not shown to be 1 or 2
         lambda x: fixed.encode(fixed.decode(x, 8) / (x > 0).astype(jnp.float64), 8),
         errors.OverflowBoundError,
