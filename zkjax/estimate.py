@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from zkjax import __version__, fixed
+from zkjax._arguments import checked
 from zkjax._callable import positional
 from zkjax._compat import cache_folder
 from zkjax.argument.budget import profile_named, queries_for
@@ -68,6 +69,7 @@ class Check:
     prove_seconds: float
 
 
+@checked
 def check(fn: Callable, *, sealed_outputs: Any = False, profile: str = "s100") -> Callable:
     """``check(fn)(*args)``: a dry run of ``prove(fn)(*args)``; ``Private(tree)`` may stand for a
     sealed argument, and then the values of the tree are used.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax.argument.budget import PROFILES, choose_code, profile_named
 from zkjax.argument.code import Code
 from zkjax.argument.layout import Layout, choose_log_row, padded_log
@@ -154,6 +155,7 @@ class Claims:
         )
 
     @classmethod
+    @checked
     def from_json(cls, text: str | bytes) -> Claims:
         """Read a claims file; StatementError says what is wrong with it."""
         where = "the claims"
@@ -229,10 +231,12 @@ class Proof:
         """The proof file: magic, profile, messages."""
         return MAGIC + self.profile.encode().ljust(8, b"\0") + self.body
 
+    @checked
     def save(self, path: str | Path) -> None:
         write_atomically(path, self.encode())
 
     @classmethod
+    @checked
     def decode(cls, data: bytes, claims: Claims) -> Proof:
         """Read a proof file; the profile it names must be the one claimed."""
         if data[:8] != MAGIC or len(data) < 16:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable, positional
 from zkjax._compat import x64
 from zkjax.errors import OptionError
@@ -22,6 +23,7 @@ from zkjax.seal import Sealed
 REMEMBERED = 16  # compiled functions a provable one keeps, for different shapes
 
 
+@checked
 def provable(fn: Callable) -> Callable:
     """Run a provable function as compiled JAX, with 64 bits and with the range checks of a proof.
 
@@ -33,6 +35,13 @@ def provable(fn: Callable) -> Callable:
       ValueRangeError: a value left the range that a proof would check; names line and step.
       OptionError: called inside ``jax.jit``, ``vmap``, ``grad`` or ``scan``, which run without
         64 bits. Transform the function itself: ``provable(jax.vmap(fn))``.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> from zkjax import fixed
+    >>> half = zkjax.provable(lambda x: fixed.encode(fixed.decode(x, 4) * 0.5, 4))
+    >>> print(half(np.array([6, -4], np.int16)))
+    [ 3 -2]
     """
     compiled: OrderedDict = OrderedDict()
     lock = threading.Lock()

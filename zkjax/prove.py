@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable, positional
 from zkjax._compat import enable_kernel_cache
 from zkjax.argument import kernels, opening_prover
@@ -48,6 +49,7 @@ STAGES = {
 }
 
 
+@checked
 def prove(
     fn: Callable,
     *,
@@ -81,6 +83,17 @@ def prove(
 
     An opening of each sealed argument is taken when the proof is complete and checked, right before
     it is returned. Whatever is raised before that costs none.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> from zkjax import fixed
+    >>> def square(x):
+    ...     v = fixed.decode(x, fraction=4)
+    ...     return fixed.encode(v * v, fraction=8)
+    >>> x = zkjax.seal(np.array([16, -8], np.int16))
+    >>> outputs, proof = zkjax.prove(square)(x)
+    >>> print(outputs, zkjax.verify(square)(x.commitment, proof=proof))
+    [256  64] [256  64]
     """
 
     def run(*args, **keywords) -> tuple[Any, Proof]:

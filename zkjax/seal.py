@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable
 from zkjax.argument import merkle
 from zkjax.argument.budget import profile_named
@@ -49,10 +50,11 @@ class Sealed:
       path: the file in which it lives, if it was saved.
     """
 
+    @checked
     def __init__(
         self,
         leaves: Sequence[np.ndarray],
-        treedef,
+        treedef: Any,
         commitment: Commitment,
         tableau: Tableau,
         counter: Openings,
@@ -87,7 +89,7 @@ class Sealed:
 
     __hash__ = object.__hash__
 
-    def with_structure(self, treedef) -> Sealed:
+    def with_structure(self, treedef: Any) -> Sealed:
         """The same sealed value, read as another pytree of as many leaves."""
         self.treedef = treedef
         self.commitment = replace(self.commitment, treedef=treedef)
@@ -108,12 +110,14 @@ class Sealed:
         return secrets
 
     @staticmethod
+    @checked
     def secrets_size(commitment: Commitment) -> int:
         """The number of bytes that ``share`` gives."""
         layout = commitment.layout
         return 8 * layout.rows * layout.code.blinding + merkle.NONCE * layout.code.length
 
     @classmethod
+    @checked
     def from_secrets(
         cls, tree: Any, commitment: Commitment, secrets: bytes, *, folder: str | Path | None = None
     ) -> Sealed:
@@ -152,6 +156,7 @@ class Sealed:
             raise SealError("the opening that these secrets give was used before")
         return cls(leaves, treedef, commitment, tableau, counter)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write data, blinding and nonces to ``path``, and the openings left to a file beside it
         that is named after the commitment. A file that is there is never overwritten, but by the
@@ -191,6 +196,7 @@ class Sealed:
         return buffer.getvalue()
 
     @classmethod
+    @checked
     def load(cls, path: str | Path, like: Any = None) -> Sealed:
         """Read a sealed value; ``like`` gives the pytree structure (default: a list of leaves)."""
         import jax
@@ -227,6 +233,7 @@ def _read(path: Path) -> tuple[Commitment, list[np.ndarray], np.ndarray, np.ndar
         raise SealError(f"{path} is not a sealed value, or damaged") from error
 
 
+@checked
 def seal(
     tree: Any,
     *,
@@ -245,6 +252,12 @@ def seal(
         values that enter several proofs).
     Returns:
       A ``Sealed`` value; publish its ``.commitment``.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> sealed = zkjax.seal({"w": np.array([1, 2], np.int8)}, openings=2)
+    >>> sealed.remaining, sealed.commitment.shapes
+    (2, ((2,),))
     """
     import jax
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import make_callable, positional
 from zkjax.argument import opening
 from zkjax.argument.budget import PROFILES, Budget, profile_named
@@ -110,6 +111,7 @@ def require_profile(name: str, least: str) -> None:
         raise VerificationError("profile", f"the proof is of profile {name!r}, asked for {least!r}")
 
 
+@checked
 def verify(
     statement: Statement | Callable,
     *,
@@ -195,7 +197,12 @@ def bind_arguments(statement: Statement, args) -> tuple[dict[int, np.ndarray], l
             seen.add(port.group)
             commitments.append(getattr(value, "commitment", value))
         else:
-            arrays[index] = np.asarray(value)
+            try:
+                arrays[index] = np.asarray(value)
+            except ValueError as error:
+                raise StatementError(
+                    f"argument {port.name or index} is no array of integers: {error}"
+                ) from error
     if rest:
         raise StatementError("too many arguments for this statement")
     return arrays, commitments

@@ -392,6 +392,9 @@ FUNCTIONS: dict[str, list[Line]] = {
             "jnp.isnan(v)",
         ),
         Line(
+            "jnp.isnan(v[0, 0])",
+        ),
+        Line(
             "jnp.isfinite(v)",
         ),
         Line(
@@ -1033,7 +1036,7 @@ FUNCTIONS: dict[str, list[Line]] = {
             "jax.value_and_grad(lambda u: jnp.sum(u[0] * u[1]))(v)",
         ),
         Line(
-            "jax.vjp(lambda u: u * u, v)[1](v)",
+            "(lambda y, pull: pull(y))(*jax.vjp(lambda u: u * u, v))",
         ),
         Line(
             "jax.jacrev(lambda u: u * u)(v[0])",

@@ -273,11 +273,26 @@ def loop(step, length: int = 4, start: int | None = None, width: int = 3) -> Pro
     return built(b, [(x, "int8", 0)], carry)
 
 
+def by_onehot(summed: int, bits_are_bits: bool = True):
+    """Twice an entry of its own step that a onehot of constants names; or sums of such entries."""
+
+    def step(b: Builder, c: int, _) -> int:
+        index = np.array([[0, 1, 2], [2, 2, 2], [1, 0, 1], [0, 0, 2]])
+        unit = 1 if bits_are_bits else 2
+        bits = [b.constant(unit * ((index >> i) & 1)) for i in range(2)]
+        hot = b.add("onehot", bits, (4, 3, 3), WIDE, 3)
+        picked = b.add("contract", [hot, c], (4, 3), WIDE, ((0, 0),), ((summed, 1),))
+        return b.affine([(picked, 2)], 1)
+
+    return step
+
+
 STEPS = {  # name: (what a step does, the bound of the carry after four of them)
     "kept": (lambda b, c, _: b.affine([(b.alias(c), 1)], 0), 128),
     "negated": (lambda b, c, _: b.affine([(c, -1)]), 128),
     "counted": (lambda b, c, _: b.affine([(c, 1)], 5), 128 + 20),
     "doubled": (lambda b, c, _: b.affine([(c, 2)], 1), 128 * 16 + 15),
+    "chosen and doubled": (by_onehot(summed=2), 128 * 16 + 15),
     "moved": (
         lambda b, c, _: b.reshape(b.transpose(b.reshape(c, (4, 3, 1)), (0, 2, 1)), (4, 3)),
         128,
@@ -296,6 +311,9 @@ def test_a_carry_is_bounded_by_induction(name):
 def test_growth_that_no_bound_holds_is_refused():
     refused(loop(lambda b, c, _: b.multiply(c, c)), "carry")
     refused(loop(lambda b, c, _: b.affine([(c, 2)]), length=70), "carry")
+    # Over the columns of a onehot matrix several entries may add up, and one of no bits is none.
+    refused(loop(by_onehot(summed=1)), "carry")
+    refused(loop(by_onehot(summed=2, bits_are_bits=False)), "carry")
 
 
 def test_steps_are_not_mixed():
@@ -515,6 +533,22 @@ def test_names_are_of_256_bits():
     assert {len(h) for h in b.hashes} == {32}
     with pytest.raises(TypeError):
         b.add("limb", [0], (4,), 1, 0.5, 1)  # not taken for the integer below it
+
+
+def test_an_obligation_of_any_range_gets_a_check_from_both_sides():
+    """[0, 2] is no power of two: a check of two bits alone would let 3 pass."""
+
+    def fn(x):
+        i = x.astype(jnp.int32)
+        return lax.select_n(i, i, 2 * i, 3 * i)
+
+    x = np.array([0, 2, 1], np.int8)
+    statement = zkjax.trace(fn)(zkjax.Private(x))
+    (index,) = {v for v, low, high in statement.program.obligations if (low, high) == (0, 2)}
+    assert prove_bounds(statement.program)[index] == (0, 2)
+    zkjax.prove(fn)(zkjax.seal(x, openings=1))
+    with pytest.raises(ZkjaxError, match="out of range"):
+        zkjax.prove(fn)(zkjax.seal(np.array([0, 3, 1], np.int8), openings=1))
 
 
 def test_a_verifier_refuses_a_statement_whose_relations_wrap():

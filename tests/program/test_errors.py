@@ -31,6 +31,16 @@ CASES = [
         "division by 3.0 is not exact",
     ),
     (
+        lambda x: fixed.encode((x > 0).astype(jnp.float64) ** 10**9, 8),
+        errors.ScaleError,
+        "a power of 1,000,000,000 is that many products",
+    ),
+    (  # by a value that is small, but not shown to be 1 or 2
+        lambda x: fixed.encode(fixed.decode(x, 8) / (x > 0).astype(jnp.float64), 8),
+        errors.OverflowBoundError,
+        "division is not exact",
+    ),
+    (
         lambda x: fixed.encode(fixed.decode(x, 8) * 0.1, 8),
         errors.ScaleError,
         "no short binary form",

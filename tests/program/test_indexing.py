@@ -91,6 +91,22 @@ FUNCTIONS: dict[str, Callable] = {
     "added by a counter": real(
         lambda v: lax.fori_loop(0, 3, lambda i, y: y.at[i].add(v[2 - i]).at[0].add(v[i]), v)
     ),
+    "a counter that leaves the array": real(
+        lambda v: lax.fori_loop(
+            0, 6, lambda i, y: y.at[2 * i - 4].set(v[i] * 2.0).at[i].add(v[0]), v
+        )
+    ),
+    "twice to one place at a step": real(
+        lambda v: lax.fori_loop(
+            0,
+            3,
+            lambda i, y: y.at[jnp.stack([i, i])].add(v[:2]).at[jnp.array([1, 1]), i].add(1.0),
+            v,
+        )
+    ),
+    "an entry chosen anew at each step": lambda x: lax.scan(
+        lambda c, i: (c[i], c[2 - i]), x[:, 0], np.array([[0, 2, 1], [1, 1, 0], [2, 0, 2]])
+    )[1],
     "a slice updated by a counter": real(
         lambda v: lax.fori_loop(
             0, 2, lambda i, y: lax.dynamic_update_slice(y, v[:2, 1:3], (i, 1 + i)), v

@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from zkjax._arguments import checked
 from zkjax.fixed.primitives import _elementwise_batch, define
+from zkjax.fixed.types import Array, Bits
 
 
-def relu(x: jax.typing.ArrayLike) -> jax.Array:
+@checked
+def relu(x: Array) -> jax.Array:
     """max(x, 0) for any x, exact; the derivative at 0 is 0.
 
     One committed bit and one range check an element, and none more for the derivative.
@@ -41,7 +44,8 @@ def _argmax(x, *, bits):
 argmax_p = define("zk_argmax", _argmax, lambda a, p: [a[0].shape[:-1]], _elementwise_batch)
 
 
-def argmax(x: jax.typing.ArrayLike, bits: int = 16) -> jax.Array:
+@checked
+def argmax(x: Array, bits: Bits = 16) -> jax.Array:
     """The index of the first maximum over the last axis, int32; max - x must stay below 2^bits
     last-fraction units. Exact, and not differentiable.
 

@@ -13,14 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax.fixed.primitives import divide_p, locate_p, lookup_p, max_p, onehot_p, rsqrt_p
 from zkjax.fixed.rounding import current_cotangent_format, round
+from zkjax.fixed.types import Array, Axis, Bits, Fraction, TableFraction, as_array
 from zkjax.program.tables import Table, function_table
 
 EXP_FRACTION = 13
 
 
-def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
+@checked
+def lookup(
+    x: Array, table: Table, in_fraction: Fraction, out_fractions: tuple[Fraction, ...]
+) -> list[jax.Array]:
     """Columns of a public table at key x 2^in_fraction, as values with the given fraction bits.
 
     Not differentiable; wrap it in ``jax.custom_vjp`` with a column that holds the derivative.
@@ -28,7 +33,10 @@ def lookup(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
     return lookup_p.bind(x, table=table, in_fraction=in_fraction, out_fractions=out_fractions)
 
 
-def locate(x, table: Table, in_fraction: int, out_fractions: tuple[int, ...]):
+@checked
+def locate(
+    x: Array, table: Table, in_fraction: Fraction, out_fractions: tuple[Fraction, ...]
+) -> list[jax.Array]:
     """Columns of a step function (``tables.step_table``) at x 2^in_fraction, with the given
     fraction bits.
 
@@ -104,10 +112,17 @@ def log_table(in_fraction: int, out_fraction: int) -> Table:
 # Elementwise functions ----------------------------------------------------------------------
 
 
-def exp(x, fraction: int = 12, out_fraction: int = EXP_FRACTION):
+@checked
+def exp(
+    x: Array, fraction: TableFraction = 12, out_fraction: TableFraction = EXP_FRACTION
+) -> jax.Array:
     """exp(x) for -2^(16 - fraction) < x <= 0 with ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.exp(-1.0))
+    0.367...
     """
     return _exp(x, fraction, out_fraction)
 
@@ -140,20 +155,30 @@ _silu = _tabulated(silu_table)
 _logistic = _tabulated(sigmoid_table)
 
 
-def silu(x, fraction: int = 12, out_fraction: int = 12):
+@checked
+def silu(x: Array, fraction: TableFraction = 12, out_fraction: TableFraction = 12) -> jax.Array:
     """x * sigmoid(x) for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most ``fraction``
     fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.silu(1.0))
+    0.73095703125
     """
     return _silu(x, fraction, out_fraction)
 
 
-def sigmoid(x, fraction: int = 12, out_fraction: int = 14):
+@checked
+def sigmoid(x: Array, fraction: TableFraction = 12, out_fraction: TableFraction = 14) -> jax.Array:
     """1 / (1 + exp(-x)) for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most
     ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.sigmoid(0.0))
+    0.5
     """
     return _logistic(x, fraction, out_fraction)
 
@@ -170,10 +195,15 @@ def _log_bwd(fraction, out_fraction, cotangent, x, ct):
 _log.defvjp(lambda x, i, o, c: (_log(x, i, o, c), x), _log_bwd)
 
 
-def log(x, fraction: int = 8, out_fraction: int = 16):
+@checked
+def log(x: Array, fraction: TableFraction = 8, out_fraction: TableFraction = 16) -> jax.Array:
     """ln x for 0 < x < 2^(16 - fraction), x with at most ``fraction`` fraction bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.log(2.0))
+    0.69314...
     """
     return _log(x, fraction, out_fraction, current_cotangent_format())
 
@@ -201,18 +231,30 @@ def _divide_bwd(fraction, bits, cotangent, residuals, ct):
 _divide.defvjp(_divide_fwd, _divide_bwd)
 
 
-def divide(n, d, fraction: int, bits: int = 32):
+@checked
+def divide(n: Array, d: Array, fraction: Fraction, bits: Bits = 32) -> jax.Array:
     """floor(n / d at ``fraction`` bits) for d > 0; equal shapes or broadcastable.
 
     Less than 2^-fraction below n / d. The result has to fit ``bits``.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.divide(np.array([1.0, -1.0]), np.array([3.0, 3.0]), fraction=4))
+    [ 0.3125 -0.375 ]
     """
     shape = jnp.broadcast_shapes(jnp.shape(n), jnp.shape(d))
     n, d = jnp.broadcast_to(n, shape), jnp.broadcast_to(d, shape)
     return _divide(n, d, fraction, bits, current_cotangent_format())
 
 
-def reciprocal(x, fraction: int, bits: int = 32):
-    """floor(1 / x at ``fraction`` bits) for x > 0."""
+@checked
+def reciprocal(x: Array, fraction: Fraction, bits: Bits = 32) -> jax.Array:
+    """floor(1 / x at ``fraction`` bits) for x > 0.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.reciprocal(3.0, fraction=4))
+    0.3125
+    """
     return divide(jnp.ones_like(x), x, fraction, bits)
 
 
@@ -231,10 +273,15 @@ def _rsqrt_bwd(fraction, bits, cotangent, y, ct):
 _rsqrt.defvjp(lambda x, f, b, c: (_rsqrt(x, f, b, c),) * 2, _rsqrt_bwd)
 
 
-def rsqrt(x, fraction: int, bits: int = 20):
+@checked
+def rsqrt(x: Array, fraction: Fraction, bits: Bits = 20) -> jax.Array:
     """floor(1 / sqrt(x) at ``fraction`` bits) for x > 0, below 2^(bits - fraction).
 
     Less than 2^-fraction below the real function. So x has to exceed 4^(fraction - bits).
+
+    >>> from zkjax import fixed
+    >>> float(fixed.rsqrt(4.0, fraction=8))
+    0.5
     """
     return _rsqrt(x, fraction, bits, current_cotangent_format())
 
@@ -242,13 +289,31 @@ def rsqrt(x, fraction: int, bits: int = 20):
 # Along an axis ------------------------------------------------------------------------------
 
 
-def onehot(index, n: int):
-    """[index == j] for j < n on a new last axis; every index must be below n (proved)."""
+@checked
+def onehot(index: Array, n: Axis) -> jax.Array:
+    """[index == j] for j < n on a new last axis; every index must be below n (proved).
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.onehot(np.array([2, 0]), 3))
+    [[0. 0. 1.]
+     [1. 0. 0.]]
+    """
     return onehot_p.bind(jax.lax.stop_gradient(jnp.asarray(index)), n=n)[0]
 
 
-def embed(table, index):
-    """Rows of ``table`` (n, d) at integer indices: onehot(index) @ table."""
+@checked
+def embed(table: Array, index: Array) -> jax.Array:
+    """Rows of ``table`` (n, d) at integer indices: onehot(index) @ table.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.embed(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 1, 0])))
+    [[3. 4.]
+     [3. 4.]
+     [1. 2.]]
+    """
+    table = as_array(table)
     return onehot(index, table.shape[0]) @ table
 
 
@@ -263,9 +328,15 @@ _max.defvjp(
 )
 
 
-def max(x, bits: int = 16):
+@checked
+def max(x: Array, bits: Bits = 16) -> jax.Array:
     """The maximum over the last axis; max - x must stay below 2^bits last-fraction units.
 
     Ties share the full cotangent, as every maximal entry receives it.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.max(np.array([[0.5, -1.0], [2.0, 3.0]])))
+    [0.5 3. ]
     """
-    return _max(x, bits)
+    return _max(as_array(x), bits)

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax.errors import OptionError
 from zkjax.fixed.functions import locate
 from zkjax.fixed.rounding import Format, current_cotangent_format, round_value
 from zkjax.fixed.rounding import scale as scale_by
+from zkjax.fixed.types import Array, Fraction, as_array
 from zkjax.program.tables import Table, round_exactly, step_table
 
 STEP = 10  # bits of the argument that a row of the table resolves
@@ -55,13 +57,15 @@ def inverse_rms_table(size: int, in_fraction: int, eps: float, form: Format) -> 
     return step_table(name, firsts, LARGEST, values)
 
 
-def inverse_rms(x, in_fraction: int, eps: float, form: Format):
+@checked
+def inverse_rms(x: Array, in_fraction: Fraction, eps: float, form: Format) -> jax.Array:
     """1 / sqrt(mean(x^2) + eps) over the last axis, kept with size 1; x has at most ``in_fraction``
     fraction bits.
 
     Within 2^-12 of it, relatively, plus 2^-(fraction + 1), for a sum of squares of at most 2^(52 -
     2 in_fraction) and a result below 2^(bits - fraction). Not differentiable; ``rms_normalize`` is.
     """
+    x = as_array(x)
     table = inverse_rms_table(x.shape[-1], 2 * in_fraction, float(eps), Format(*form))
     total = jnp.sum(x * x, axis=-1, keepdims=True)
     return locate(total, table, 2 * in_fraction, (form[0],))[0]
@@ -93,15 +97,16 @@ def _normalize_bwd(statistic, eps, inverse, out, cotangent, site, residuals, ct)
 _normalize.defvjp(_normalize_fwd, _normalize_bwd)
 
 
+@checked
 def rms_normalize(
-    x,
+    x: Array,
     eps: float,
     statistic: Format,
     inverse: Format,
     out: Format,
     cotangent: Format | None = None,
     site: str = "",
-):
+) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) over the last axis, rounded to ``out``.
 
     Args:

@@ -6,28 +6,31 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax._arguments import Between, checked
 from zkjax.errors import ValueRangeError
 from zkjax.fixed.primitives import round_p
+from zkjax.fixed.types import Array, Bits, Fraction, HostArray, IntegerDtype, as_array
 
 
 class Format(NamedTuple):
     """k * 2^-fraction with -2^(bits-1) <= k < 2^(bits-1). 16 bits cost one lookup, 32 cost two."""
 
-    fraction: int
-    bits: int
+    fraction: Fraction
+    bits: Bits
 
 
 _COTANGENT: ContextVar[Format] = ContextVar("cotangent", default=Format(20, 32))
 
 
+@checked
 @contextlib.contextmanager
-def cotangent_format(fraction: int, bits: int) -> Iterator[None]:
+def cotangent_format(fraction: Fraction, bits: Bits) -> Iterator[None]:
     """The format that backward passes traced in this scope round to (default 20 of 32 bits)."""
     token = _COTANGENT.set(Format(fraction, bits))
     try:
@@ -80,15 +83,16 @@ _cotangent.defvjp(
 )
 
 
+@checked
 def round(
-    x,
-    fraction: int,
-    bits: int = 32,
+    x: Array,
+    fraction: Fraction,
+    bits: Bits = 32,
     *,
     cotangent: Format | None = None,
     scale: Scale | None = None,
     site: str = "",
-):
+) -> jax.Array:
     """Round to nearest (ties up) at ``fraction`` fraction bits: floor(x 2^f + 1/2) 2^-f.
 
     Args:
@@ -101,25 +105,37 @@ def round(
       site: a name for this rounding, for messages.
     Returns:
       The rounded array. Its VJP rounds the cotangent, so a backward pass stays in fixed point.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.round(np.array([0.3, -0.125, 0.375]), fraction=2))
+    [0.25 0.   0.5 ]
     """
     x = round_cotangent(x, *(cotangent or _COTANGENT.get()), site=site)
     return round_value(x, fraction, bits, scale=scale, site=site)
 
 
-def round_value(x, fraction: int, bits: int = 32, *, scale: Scale | None = None, site: str = ""):
+@checked
+def round_value(
+    x: Array, fraction: Fraction, bits: Bits = 32, *, scale: Scale | None = None, site: str = ""
+) -> jax.Array:
     """``round`` with a VJP that hands the cotangent through as it is."""
     return _round(jnp.asarray(x), Format(fraction, bits), scale, site)
 
 
+@checked
 def round_cotangent(
-    x, fraction: int, bits: int = 32, *, scale: Scale | None = None, site: str = ""
-):
+    x: Array, fraction: Fraction, bits: Bits = 32, *, scale: Scale | None = None, site: str = ""
+) -> jax.Array:
     """x, with a VJP that rounds the cotangent."""
     site = f"{site} (backward)" if site else ""
     return _cotangent(jnp.asarray(x), Format(fraction, bits), scale, site)
 
 
-def scale(x, factor: float, fraction: int, bits: int = 32, *, site: str = ""):
+@checked
+def scale(
+    x: Array, factor: float, fraction: Fraction, bits: Bits = 32, *, site: str = ""
+) -> jax.Array:
     """x times a real number, within 2^-fraction and 2^-16 of it; VJP as of ``round_value``.
 
     The power of two comes first, because it costs no bits; the rest of the factor, of 16 bits,
@@ -132,15 +148,28 @@ def scale(x, factor: float, fraction: int, bits: int = 32, *, site: str = ""):
     return round_value(x * significant(mantissa), fraction, bits, site=site)
 
 
-def decode(stored, fraction: int):
-    """Stored integers as values: i * 2^-fraction, exact."""
-    return stored.astype(jnp.float64) * 2.0**-fraction
+@checked
+def decode(stored: Array, fraction: Fraction) -> jax.Array:
+    """Stored integers as values: i * 2^-fraction, exact.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.decode(np.array([-4, 3], np.int16), fraction=2))
+    [-1.    0.75]
+    """
+    return as_array(stored).astype(jnp.float64) * 2.0**-fraction
 
 
-def encode(x, fraction: int, dtype=jnp.int32):
+@checked
+def encode(x: Array, fraction: Fraction, dtype: IntegerDtype = jnp.int32) -> jax.Array:
     """Values as stored integers: ``round`` to ``fraction`` bits, then i = x 2^fraction.
 
     The result must fit the dtype; a proof checks that it does.
+
+    >>> import numpy as np
+    >>> from zkjax import fixed
+    >>> print(fixed.encode(np.array([-1.0, 0.75]), fraction=2))
+    [-4  3]
     """
     info = jnp.iinfo(dtype)
     bits = min(info.bits + (info.min == 0), 53)  # those of ``round`` have a sign
@@ -152,24 +181,36 @@ def _require_finite(values) -> None:
         raise ValueRangeError("a value is infinite or not a number")
 
 
-def constant(value, fraction: int) -> np.ndarray:
-    """A real constant rounded to ``fraction`` bits, as float64."""
+@checked
+def constant(value: HostArray, fraction: Fraction) -> np.ndarray:
+    """A real constant rounded to ``fraction`` bits, as float64.
+
+    >>> from zkjax import fixed
+    >>> float(fixed.constant(0.1, fraction=4))
+    0.125
+    """
     _require_finite(value)
     return np.floor(np.asarray(value, dtype=np.float64) * 2.0**fraction + 0.5) * 2.0**-fraction
 
 
-def significant(value: float, bits: int = 16) -> float:
+@checked
+def significant(value: float, bits: Annotated[int, Between(1, 52)] = 16) -> float:
     """A real constant rounded to so many significant bits; within 2^-bits of it, relatively."""
     _require_finite(value)
     mantissa, exponent = np.frexp(float(value))
     return float(np.ldexp(np.floor(mantissa * 2.0**bits + 0.5), int(exponent) - bits))
 
 
-def quantize(values, fraction: int, dtype: str = "int32") -> np.ndarray:
+@checked
+def quantize(values: HostArray, fraction: Fraction, dtype: IntegerDtype = "int32") -> np.ndarray:
     """Real numbers as stored integers on the host: floor(x 2^fraction + 1/2), NumPy.
 
     Raises:
       ValueRangeError: a value does not fit the dtype, or is not a finite number.
+
+    >>> from zkjax import fixed
+    >>> fixed.quantize([0.1, -1.0], fraction=8, dtype="int16")
+    array([  26, -256], dtype=int16)
     """
     _require_finite(values)
     scaled = np.floor(np.asarray(values, dtype=np.float64) * 2.0**fraction + 0.5)

@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax.errors import OptionError
 from zkjax.fixed.functions import exp, locate, onehot
 from zkjax.fixed.primitives import max_p
 from zkjax.fixed.rounding import current_cotangent_format, round
+from zkjax.fixed.types import Array, TableFraction
 from zkjax.program.tables import Table, round_exactly, step_table
 
 MOST_ENTRIES = 1 << 17
@@ -105,7 +107,13 @@ def _softmax_bwd(fraction, out_fraction, cotangent, p, ct):
 _softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
-def softmax(x, mask=None, fraction: int = 12, out_fraction: int = 16):
+@checked
+def softmax(
+    x: Array,
+    mask: Array | None = None,
+    fraction: TableFraction = 12,
+    out_fraction: TableFraction = 16,
+) -> jax.Array:
     """Softmax over the last axis of n <= 2^17 entries; x has at most ``fraction`` bits, and
     max(x) - min(x) + ln n stays below 2^(16 - fraction).
 
@@ -144,7 +152,8 @@ def _cross_entropy_bwd(fraction, residuals, ct):
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
-def cross_entropy(logits, target, fraction: int = 12):
+@checked
+def cross_entropy(logits: Array, target: Array, fraction: TableFraction = 12) -> jax.Array:
     """-log softmax(logits)[target] over the last axis of n <= 2^17 classes; logits as for
     ``softmax``. The result has max(fraction, 12) fraction bits.
 

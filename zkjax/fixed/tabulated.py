@@ -12,17 +12,17 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 
+from zkjax._arguments import checked
 from zkjax.errors import OptionError
 from zkjax.fixed.functions import lookup
 from zkjax.fixed.primitives import lookup_p
+from zkjax.fixed.types import Array, TableFraction
 from zkjax.program.tables import MAX_ROWS, Table, function_table
 
 SIGNED = 1 << 15  # keys of 16 bits with a sign
-MOST_FRACTION = 40
 
 RealFunction = Callable[[np.ndarray], Any]
 
@@ -75,10 +75,11 @@ def _column(function: RealFunction, x: np.ndarray, fraction: int, what: str) -> 
     return np.floor(values * 2.0**fraction + 0.5)
 
 
+@checked
 def table(
     function: RealFunction,
-    fraction: int,
-    out_fraction: int,
+    fraction: TableFraction,
+    out_fraction: TableFraction,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -95,7 +96,7 @@ def table(
     ...     derivative=lambda x: 1 / (1 + np.exp(-x)),
     ... )
     >>> print(softplus(np.array([0.0, 2.5])))
-    [0.6931152 2.5788574]
+    [0.69311523 2.57885742]
 
     The table is part of the statement. It is rounded from the float64 values that ``function``
     gives here: on a machine whose functions differ in the last bit a row close to a tie may round
@@ -115,11 +116,6 @@ def table(
     Raises:
       OptionError: a number is missing or infinite, or the table is too large.
     """
-    if not callable(function) or not (derivative is None or callable(derivative)):
-        raise OptionError("fixed.table takes functions, as in fixed.table(np.cosh, 8, 12)")
-    for what, bits in (("fraction", fraction), ("out_fraction", out_fraction)):
-        if not 0 <= bits <= MOST_FRACTION:
-            raise OptionError(f"{what}={bits}; a table has 0 to {MOST_FRACTION} fraction bits")
     unit = 2.0**-fraction
     bounds = -SIGNED * unit if low is None else low, SIGNED * unit if high is None else high
     if not all(map(math.isfinite, bounds)) or bounds[0] >= bounds[1]:
@@ -138,7 +134,7 @@ def table(
     made = Table(name or getattr(function, "__name__", "fixed.table"), tuple(columns))
     if derivative is not None:
         return differentiable(made, fraction, out_fraction)
-    return lambda x: lookup(jnp.asarray(x), made, fraction, (out_fraction,))[0]
+    return lambda x: lookup(x, made, fraction, (out_fraction,))[0]
 
 
 # tanh and gelu ------------------------------------------------------------------------------------
@@ -163,15 +159,16 @@ def _tanh_slope_exact(x: Decimal) -> Decimal:
     return 4 / (x.exp() + (-x).exp()) ** 2
 
 
-def tanh(x: jax.typing.ArrayLike, fraction: int = 12, out_fraction: int = 14) -> jax.Array:
+@checked
+def tanh(x: Array, fraction: TableFraction = 12, out_fraction: TableFraction = 14) -> jax.Array:
     """tanh x for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most ``fraction`` fraction
     bits.
 
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
 
     >>> from zkjax import fixed
-    >>> print(float(fixed.tanh(0.5)))
-    0.4621...
+    >>> float(fixed.tanh(0.5))
+    0.4620...
     """
     return differentiable(tanh_table(fraction, out_fraction), fraction, out_fraction)(x)
 
@@ -257,10 +254,11 @@ def gelu_table(fraction: int, out_fraction: int, approximate: bool) -> Table:
     return function_table(name, -SIGNED, 2 * SIGNED, fraction, functions)
 
 
+@checked
 def gelu(
-    x: jax.typing.ArrayLike,
-    fraction: int = 12,
-    out_fraction: int = 12,
+    x: Array,
+    fraction: TableFraction = 12,
+    out_fraction: TableFraction = 12,
     approximate: bool = True,
 ) -> jax.Array:
     """x Phi(x) for -2^(15 - fraction) <= x < 2^(15 - fraction), x with at most ``fraction``
@@ -270,8 +268,8 @@ def gelu(
     Within 2^-(out_fraction + 1) of the real function, correctly rounded; so is its derivative.
 
     >>> from zkjax import fixed
-    >>> print(float(fixed.gelu(1.0)), float(fixed.gelu(1.0, approximate=False)))
-    0.8410... 0.8413...
+    >>> float(fixed.gelu(1.0)), float(fixed.gelu(1.0, approximate=False))
+    (0.841..., 0.841...)
     """
     table = gelu_table(fraction, out_fraction, approximate)
     return differentiable(table, fraction, out_fraction)(x)

@@ -89,6 +89,8 @@ def record_extremes(closed, inputs: Sequence[Any], limits: dict[int, Limit]) -> 
         for values, low, high, unit, what in LIMITS[eqn.primitive.name](
             operands, results, eqn.params
         ):
+            if not values.size:
+                continue
             limits[number + len(found)] = Limit(low, high, unit, what, where)
             found.append(jnp.stack([jnp.min(values), jnp.max(values)]))
         return found

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax.errors import OptionError, OverflowBoundError, StatementError
 from zkjax.files import read_capped, write_atomically
 from zkjax.program.bounds import prove_bounds, undischarged
@@ -83,6 +84,7 @@ class Statement:
                 )
             self._proven = True
 
+    @checked
     def group_ports(self, ports: list[Port]) -> dict[int, list[Port]]:
         """Sealed ports by commitment number, in order."""
         groups: dict[int, list[Port]] = {}
@@ -106,15 +108,18 @@ class Statement:
                 return file
         raise StatementError(f"the statement is larger than {MAX_BYTES:,} bytes")
 
+    @checked
     def save(self, path: str | Path) -> None:
         write_atomically(path, self.encode())
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Statement:
         """Read a statement file; StatementError says what is wrong with it."""
         return cls.decode(read_capped(path, MAX_BYTES))
 
     @classmethod
+    @checked
     def decode(cls, data: bytes) -> Statement:
         """Read a statement file's bytes; StatementError says what is wrong with them."""
         if data[:8] != MAGIC:

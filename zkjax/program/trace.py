@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import checked
 from zkjax._callable import positional
 from zkjax._compat import x64
 from zkjax.errors import OverflowBoundError, StatementError, TraceError, VerificationError
@@ -248,7 +249,7 @@ def _needs(error: Exception) -> str:
         )
     if isinstance(error, jax.errors.NonConcreteBooleanIndexError):
         return "a mask that depends on data selects no fixed number of entries; use jnp.where"
-    if isinstance(
+    if "can be converted to Python scalars" in str(error) or isinstance(
         error,
         jax.errors.ConcretizationTypeError
         | jax.errors.TracerArrayConversionError
@@ -346,11 +347,18 @@ def _output_groups(prefix: Any, out_tree) -> list[int]:
     return groups
 
 
+@checked
 def trace(fn: Callable, *, sealed_outputs: Any = False) -> Callable[..., Statement]:
     """``trace(fn)(*args)``: the statement that ``prove(fn)(*args)`` proves.
 
     Arguments are as for ``prove``; a ``Commitment`` or ``Private(tree)`` may stand for a sealed
     one.
+
+    >>> import numpy as np
+    >>> import zkjax
+    >>> statement = zkjax.trace(lambda x: x)(zkjax.Private(np.zeros(3, np.int8)))
+    >>> len(statement.digest)
+    32
     """
 
     def run(*args, **keywords) -> Statement:

@@ -267,6 +267,7 @@ class Tracer:
         if name not in PRIMITIVES:
             raise self.unsupported(eqn)
         outputs = PRIMITIVES[name](self, eqn, *inputs)
+        outputs = [v if isinstance(v, Sym) else np.asarray(v) for v in outputs]
         self._check_meaning(eqn, outputs)
         return outputs
 

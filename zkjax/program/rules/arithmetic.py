@@ -10,6 +10,8 @@ from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.hints import hint
 from zkjax.program.tracer import Sym, Tracer, dyadic, primitive
 
+MOST_FACTORS = 64  # of a power
+
 
 @primitive("add", "add_any")
 def _add(t: Tracer, eqn, x, y):
@@ -87,6 +89,12 @@ def power(t: Tracer, x: Sym, exponent: int) -> Sym:
     if exponent < 0:
         raise ScaleError(
             "negative powers are not exact; use zkjax.fixed.reciprocal or zkjax.fixed.divide",
+            t.where,
+        )
+    if exponent > MOST_FACTORS:
+        raise ScaleError(
+            f"a power of {exponent:,} is that many products; round between, or tabulate it: "
+            "zkjax.fixed.table(lambda x: x**n, fraction, out_fraction)",
             t.where,
         )
     result = x
