@@ -17,11 +17,11 @@ import importlib
 _HOMES = {
     "Contributor": "contributor",
     "Leakage": "leakage",
-    "Limits": "limits",
+    "Limits": "record",
     "Manifest": "manifest",
     "Record": "record",
     "Session": "session",
-    "connect": "network",
+    "connect": "transport",
     "loss_of": "session",
     "prove_inference": "inference",
     "commit_adapter": "contributor",

@@ -14,12 +14,10 @@ import numpy as np
 import zkjax
 from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.models.config import TARGETS
-from zkjax.proofs.adapter.channel import MemoryChannel
-from zkjax.proofs.adapter.contributor_session import ContributorSession
+from zkjax.proofs.adapter.contributor_session import ContributorSession, MemoryChannel
 from zkjax.proofs.adapter.leakage import Leakage, answer_cost
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import STORED, WEIGHT_FRACTION, Manifest
-from zkjax.proofs.adapter.record import Record
+from zkjax.proofs.adapter.record import Limits, Record
 from zkjax.proofs.adapter.statement import (
     NUMERICS,
     make_deltas,

@@ -196,3 +196,26 @@ class ContributorSession:
         if rest:
             raise SessionError("commitments", "trailing bytes")
         return out[0], out[1]
+
+
+class MemoryChannel:
+    """A contributor in the same process: each frame is answered when it is sent."""
+
+    def __init__(self, session: ContributorSession):
+        self.session = session
+        self._replies: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        if self.session.closed:
+            raise SessionError("disconnected", "the contributor has ended the session")
+        reply = self.session.receive(data)
+        if reply is not None:
+            self._replies.append(reply)
+
+    def receive(self, seconds: float) -> bytes:
+        if not self._replies:
+            raise SessionError("idle", "no answer")
+        return self._replies.pop(0)
+
+    def close(self) -> None:
+        self.session.close()

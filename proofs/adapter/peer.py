@@ -6,6 +6,7 @@ import contextlib
 import json
 import secrets
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -13,14 +14,28 @@ from zkjax.argument.budget import PROFILES
 from zkjax.errors import SessionError, VerificationError, ZkjaxError
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
-from zkjax.proofs.adapter.channel import Channel
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
-from zkjax.proofs.adapter.record import Digest, Record
+from zkjax.proofs.adapter.record import Digest, Limits, Record
 from zkjax.proofs.adapter.statement import one_token_digest
 from zkjax.verify import verify_ranges
 
 REASON_SECONDS = 1.0  # to hear why the peer has closed the connection
+
+
+class Channel(Protocol):
+    """The user's end. Every failure is a ``SessionError`` that names what happened."""
+
+    def send(self, data: bytes) -> None:
+        """Send one frame."""
+        ...
+
+    def receive(self, seconds: float) -> bytes:
+        """The next frame; SessionError("idle") if none comes in time."""
+        ...
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+        ...
 
 
 class Peer:

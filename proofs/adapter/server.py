@@ -19,8 +19,7 @@ from websockets.asyncio import server as ws_server
 from zkjax.errors import SessionError
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.contributor_session import ContributorSession
-from zkjax.proofs.adapter.listener import listen
-from zkjax.proofs.adapter.network import CLOSE_SECONDS, OPEN_SECONDS, TRANSPORT, bounded
+from zkjax.proofs.adapter.transport import CLOSE_SECONDS, OPEN_SECONDS, TRANSPORT, bounded, listen
 
 QUERY_THREADS = 4
 

@@ -24,8 +24,8 @@ from zkjax.proofs.adapter.contributor import (
     rounded_weights,
 )
 from zkjax.proofs.adapter.leakage import DEFAULT_FRACTION, Leakage
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import WEIGHT_FRACTION, Manifest, dyadic_scale
+from zkjax.proofs.adapter.record import Limits
 from zkjax.proofs.adapter.statement import example
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"

@@ -15,10 +15,9 @@ from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import Digest
+from zkjax.proofs.adapter.record import Digest, Limits
 from zkjax.proofs.adapter.statement import one_token_digest
 from zkjax.verify import verify_ranges
 

@@ -49,10 +49,9 @@ from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.inference import Part, _verify_part
 from zkjax.proofs.adapter.leakage import Leakage, answer_cost
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import FILES, Record, verify_session
+from zkjax.proofs.adapter.record import FILES, Limits, Record, verify_session
 from zkjax.proofs.adapter.session import Session
 from zkjax.proofs.adapter.statement import NUMERICS, make_deltas, one_token_digest
 from zkjax.proofs.finetune import bind, store_base

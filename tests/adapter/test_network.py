@@ -37,14 +37,14 @@ from adapter.common import (
     sites,
 )
 from zkjax.errors import SessionError
-from zkjax.proofs.adapter import credentials, frames, listener
+from zkjax.proofs.adapter import credentials, frames, transport
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.credentials import make_certificate, server_context
 from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.record import Limits
 from zkjax.proofs.adapter.server import serving
+from zkjax.proofs.adapter.transport import connect
 
 TOKEN = "token-of-these-tests"
 PATIENCE = 30.0  # how long a test waits for what must happen
@@ -426,10 +426,10 @@ def test_a_certificate_whose_hosts_cannot_be_read(tmp_path, content):
 
 def test_an_address_that_cannot_be_listened_on():
     """The port is taken, the host is not here; the error names the option."""
-    with listener.listen("127.0.0.1", 0, Limits()) as taken:
+    with transport.listen("127.0.0.1", 0, Limits()) as taken:
         for host, port in (("127.0.0.1", taken.getsockname()[1]), ("192.0.2.1", 0), ("no.test", 0)):
             with fails("address"):
-                listener.listen(host, port, Limits())
+                transport.listen(host, port, Limits())
 
 
 def test_a_token_file_is_private_and_kept(tmp_path):
@@ -677,7 +677,7 @@ def test_connections_that_never_become_sessions(serve):
 
 def test_more_connections_than_the_server_takes(serve):
     """Those beyond are closed at once; when others have gone, users are served again."""
-    with mock.patch.object(listener, "STRANGERS", 3):
+    with mock.patch.object(transport, "STRANGERS", 3):
         server = serve(contributor(limits=Limits(sessions=1)))
     address = ("127.0.0.1", server.port)
     with contextlib.ExitStack() as stack:

@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import zkjax
+from zkjax.cli import adapter_check as check
 from zkjax.cli.main import app
 from zkjax.models.peft import load_adapter, save_adapter
-from zkjax.proofs.adapter import check
 from zkjax.proofs.demo import LEARNING_RATE, demo_inputs
 from zkjax.proofs.finetune import LOSS_FRACTION, FineTuning, make_step, store_rate
 from zkjax.proofs.finetune import load_adapter as decoded

@@ -105,7 +105,7 @@ def serve(
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
     from zkjax.proofs.adapter import credentials, server
-    from zkjax.proofs.adapter.limits import Limits
+    from zkjax.proofs.adapter.record import Limits
     from zkjax.proofs.adapter.store import load_contributor
 
     if (certificate is None) != (key is None):
@@ -191,7 +191,7 @@ def check(
     if seal and prompt is not None:
         raise typer.BadParameter("--seal scores a text; leave --prompt out")
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import check as run
+    from zkjax.cli import adapter_check as run
 
     enable_kernel_cache()
     servers = run.servers(url, token_file, ca or [], manifest or [])
@@ -225,6 +225,6 @@ def verify(
     ] = ProfileName.S100,
 ) -> None:
     """Check a kept session, or a sealed inference of the demo's base model, again."""
-    from zkjax.proofs.adapter import check as run
+    from zkjax.cli import adapter_check as run
 
     show.adapter_verified(run.verify_kept(session, profile.value, manifest or [], prompt))

@@ -28,9 +28,9 @@ from zkjax.proofs.adapter.inference import (
     require_manifests,
     verify_inference,
 )
-from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
+from zkjax.proofs.adapter.transport import connect
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 

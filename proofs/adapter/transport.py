@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Coroutine
 from http import HTTPStatus
 from pathlib import Path
@@ -17,7 +19,7 @@ from websockets.asyncio import client as ws_client
 
 from zkjax.errors import SessionError
 from zkjax.proofs.adapter.credentials import usable_token
-from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.record import Limits
 
 # Of both ends. One frame waits at most: larger queues would hold memory for a peer that only sends.
 OPEN_SECONDS = 10.0
@@ -182,3 +184,50 @@ def _named_failures():
         raise SessionError("disconnected", detail) from error
     except (OSError, websockets.WebSocketException) as error:
         raise SessionError("disconnected", f"{error or type(error).__name__}") from error
+
+
+# The contributor's end -----------------------------------------------------------------------
+
+STRANGERS = 256  # connections beyond those of sessions: a stranger costs 256 KiB, for 10 s at most
+
+
+class Listener(socket.socket):
+    """Accepts connections and closes at once those beyond ``most``.
+
+    An event loop sets memory for TLS aside for every connection it accepts. So what is too much has
+    to be turned away here, before the loop sees it.
+    """
+
+    most: int
+    _open: weakref.WeakSet[socket.socket]
+
+    def accept(self):
+        while True:
+            connection, address = super().accept()
+            if sum(known.fileno() >= 0 for known in self._open) < self.most:
+                self._open.add(connection)
+                return connection, address
+            connection.close()
+
+
+def listen(host: str, port: int, limits: Limits) -> Listener:
+    """A listener on the first address of ``host``, for the sessions of ``limits`` and strangers.
+
+    Raises:
+      SessionError: "address": the host has no address here, or the port is taken.
+    """
+    try:
+        plain = _bound(host, port)
+    except OSError as error:
+        detail = f"cannot listen on {host}, port {port} ({error.strerror}); --port names another"
+        raise SessionError("address", detail) from error
+    listener = Listener(fileno=plain.detach())
+    listener.most, listener._open = limits.sessions + STRANGERS, weakref.WeakSet()
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address, family=family)
