@@ -21,6 +21,7 @@ _HOMES = {
     "Manifest": "manifest",
     "Record": "record",
     "Session": "session",
+    "Users": "accounts",
     "connect": "transport",
     "loss_of": "session",
     "prove_inference": "inference",

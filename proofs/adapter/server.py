@@ -1,14 +1,17 @@
-"""The contributor's server: many sessions over WebSockets, TLS 1.3 and a pre-shared token."""
+"""The contributor's server: many sessions over WebSockets, TLS 1.3 and pre-shared tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
+import logging
+import queue
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -16,56 +19,119 @@ from pathlib import Path
 import websockets
 from websockets.asyncio import server as ws_server
 
-from zkjax.errors import SessionError
+from zkjax.errors import SessionError, ZkjaxError
+from zkjax.proofs.adapter.accounts import Account, Users
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.contributor_session import ContributorSession
-from zkjax.proofs.adapter.transport import CLOSE_SECONDS, OPEN_SECONDS, TRANSPORT, bounded, listen
+from zkjax.proofs.adapter.transport import (
+    CLOSE_SECONDS,
+    OPEN_SECONDS,
+    PING_SECONDS,
+    TRANSPORT,
+    bounded,
+    listen,
+)
 
 QUERY_THREADS = 4
+MAX_LINES = 1000  # that wait to be written
+LOG_SECONDS = 1.0  # for the last lines, when the server stops
+QUIET = logging.getLogger("zkjax.adapter")  # what strangers make go wrong is no news
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
 
 
-@contextlib.asynccontextmanager
-async def serving(
-    contributor: Contributor,
-    token: str,
-    tls: ssl.SSLContext,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    keep: Path | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> AsyncIterator[int]:
-    """Serve sessions while the context is open; gives the port. Proved sessions are kept in
-    ``keep``.
+class Server:
+    """Sessions with users, one proof at a time. Used by ``serving``.
+
+    Args:
+      keep: a folder for the records of proved sessions.
+      report: takes a line for the owner.
     """
-    limits = contributor.limits
-    listener = listen(host, port, limits)
-    queries = ThreadPoolExecutor(QUERY_THREADS, "query")
-    proofs = ThreadPoolExecutor(1, "proof")
-    active = 0
 
-    def admit(connection, request):
+    def __init__(
+        self,
+        contributor: Contributor,
+        users: Users,
+        keep: Path | None,
+        report: Callable[[str], None],
+    ):
+        self.contributor, self.users, self.keep, self.report = contributor, users, keep, report
+        self.line = Line()
+        self._open = Counter[str]()  # sessions of each user
+        self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
+        self._proofs = ThreadPoolExecutor(1, "proof")
+        self._ending: set[asyncio.Task] = set()  # proofs that nobody waits for any more
+
+    def close(self) -> None:
+        for pool in (self._queries, self._proofs):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def admit(self, connection: ws_server.ServerConnection, request) -> object:
+        """The answer to a stranger; None for a user with a free place."""
         given = "".join(request.headers.get_all("Authorization"))
-        if not hmac.compare_digest(
-            given.encode("utf-8", "surrogateescape"), f"Bearer {token}".encode()
-        ):
-            report("refused a connection: wrong token")
+        try:
+            name = self.users.named(given.removeprefix("Bearer ")) if "Bearer " in given else None
+        except (OSError, ZkjaxError) as error:
+            self.report(f"refused a connection: {error}")
+            name = None
+        if name is None:
+            self.report("refused a connection: unknown token")
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unknown token\n")
-        if active >= limits.sessions:
-            report("refused a connection: too many sessions")
+        if full := self._full(name):
+            self.report(f"refused a connection of {name}: {full}")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
+        connection.username = name
         return None
 
-    async def handle(connection: ws_server.ServerConnection) -> None:
-        nonlocal active
-        if active >= limits.sessions:
-            await connection.close(websockets.CloseCode.TRY_AGAIN_LATER, "busy")
+    def _full(self, name: str) -> str:
+        """Why this user can have no other session now."""
+        if self._open.total() >= self.contributor.limits.sessions:
+            return "too many sessions"
+        own = self.users.grant(name).sessions
+        return "" if own is None or self._open[name] < own else "too many sessions of this user"
+
+    @contextlib.contextmanager
+    def _place(self, name: str) -> Iterator[bool]:
+        """A place for a session while the context is open, if there is one."""
+        if self._full(name):
+            yield False
             return
-        active += 1
-        session = contributor.session()
-        number = secrets.token_hex(8)
-        report(f"session {number}: opened")
-        loop = asyncio.get_running_loop()
+        self._open[name] += 1
+        try:
+            yield True
+        finally:
+            self._open[name] -= 1
+
+    async def handle(self, connection: ws_server.ServerConnection) -> None:
+        """One connection, from the first frame to the last."""
+        name = str(connection.username)
+        with self._place(name) as free:
+            if not free:
+                await connection.close(websockets.CloseCode.TRY_AGAIN_LATER, "busy")
+                return
+            number = secrets.token_hex(8)
+            session: ContributorSession | None = None
+            self.report(f"session {number}: opened by {name}")
+            try:
+                account = Account(self.users, name, self.contributor.leakage)
+                session = self.contributor.session(account)
+                ended = await self._served(connection, session)
+            except websockets.ConnectionClosed:
+                ended = "ended (disconnected)"
+            except SessionError as error:
+                ended = f"ended ({error})"
+            except Exception as error:  # nothing that happens in one session is about another
+                ended = f"failed ({type(error).__name__}: {error})"
+            finally:
+                if session is not None:
+                    session.close()
+        self.report(f"session {number}: {ended}{await self._conclusion(session, number)}")
+
+    async def _served(
+        self, connection: ws_server.ServerConnection, session: ContributorSession
+    ) -> str:
+        """Answer frames until the session ends; how it ended."""
+        limits = self.contributor.limits
         try:
             async with asyncio.timeout(limits.session_seconds) as whole:
                 while not session.closed:
@@ -74,57 +140,194 @@ async def serving(
                     data = await asyncio.wait_for(connection.recv(), patience)
                     if not isinstance(data, bytes):
                         raise SessionError("frame", "not binary")
-                    pool = proofs if session.expects_proof(data) else queries
-                    reply = await loop.run_in_executor(pool, session.receive, data)
+                    reply = await self._run(self._queries, session.receive, data)
+                    if session.wants_proof:
+                        reply = await self._proof(connection, session)
                     if reply is not None:
                         await asyncio.wait_for(connection.send(reply), limits.idle_seconds)
-            ended = "proof accepted" if session.accepted else f"ended ({session.error})"
         except TimeoutError:
             error = (
                 SessionError("limit", "the session has lasted too long")
                 if whole.expired()
                 else SessionError("idle", "the user was silent for too long")
             )
-            ended = f"ended ({error})"
             with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
                 farewell = connection.send(session.refuse(error))
                 await asyncio.wait_for(farewell, CLOSE_SECONDS)
-        except websockets.ConnectionClosed:
-            ended = "ended (disconnected)"
-        except SessionError as error:
-            ended = f"ended ({error})"
-        finally:
-            session.close()
-            active -= 1
-        try:
-            known = await loop.run_in_executor(queries, conclude, session, number)
-            ended += f"; at most {100 * known:.0f} % of a site's adapter may be known"
-        except OSError as error:
-            ended += f"; nothing could be written ({error})"
-        report(f"session {number}: {ended}")
+            raise error from None
+        return "proof accepted" if session.accepted else f"ended ({session.error})"
 
-    def conclude(session: ContributorSession, number: str) -> float:
-        """Write what is kept of a session; the largest share that is known of a site."""
-        contributor.leakage.save()
-        if keep is not None and session.record.proof is not None:
-            session.record.save(keep / number)
-        return contributor.leakage.worst()
+    async def _proof(
+        self, connection: ws_server.ServerConnection, session: ContributorSession
+    ) -> bytes | None:
+        """The proof, when its turn has come; nothing for a user that leaves or speaks meanwhile."""
+        proof = asyncio.create_task(self._proof_in_turn(connection, session))
+        word = asyncio.create_task(connection.recv())
+        try:
+            await asyncio.wait({proof, word}, return_when=asyncio.FIRST_COMPLETED)
+            if proof.done():
+                return proof.result()
+            data = word.result()  # or ConnectionClosed
+            return session.interrupt(data if isinstance(data, bytes) else b"")
+        finally:
+            session.closed |= not proof.done()
+            for task in (proof, word):
+                task.cancel()
+                self._ending.add(task)
+                task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            _ = task.exception()  # of no interest any more
+
+    async def _proof_in_turn(
+        self, connection: ws_server.ServerConnection, session: ContributorSession
+    ) -> bytes | None:
+        limits = self.contributor.limits
+
+        async def told(ahead: int) -> None:
+            await asyncio.wait_for(connection.send(session.waiting(ahead)), limits.idle_seconds)
+
+        async with self.line.turn(told):
+            # Only for one who is there: an opening is taken for it.
+            await asyncio.wait_for(await connection.ping(), PING_SECONDS)
+            work = self._run(self._proofs, session.prove)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                session.close()
+                await asyncio.wait({work})  # it ends with its phase; then it's the next one's turn
+                raise
+
+    async def _conclusion(self, session: ContributorSession | None, number: str) -> str:
+        """Keep a proved session; what the owner has to know at its end."""
+        if session is None:
+            return ""
+        try:
+            known = await self._run(self._queries, self._concluded, session, number)
+        except Exception as error:
+            return f"; nothing could be written ({error})"
+        return f"; at most {100 * known:.0f} % of a site's adapter may be known"
+
+    def _concluded(self, session: ContributorSession, number: str) -> float:
+        if self.keep is not None and session.record.proof is not None:
+            session.record.save(self.keep / number)
+        return self.contributor.leakage.worst()
+
+    def _run(self, pool: ThreadPoolExecutor, call: Callable, *args) -> asyncio.Future:
+        return asyncio.get_running_loop().run_in_executor(pool, call, *args)
+
+
+class Line:
+    """One at a time, first come, first served; who waits hears how many are before it."""
+
+    def __init__(self):
+        self._places: list[asyncio.Event] = []
+
+    @contextlib.asynccontextmanager
+    async def turn(self, told: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
+        """Wait for one's turn, and have it while the context is open. ``told`` is called with the
+        number of those before, whenever it has become smaller; 0 at last.
+        """
+        moved, last = asyncio.Event(), len(self._places) + 1
+        self._places.append(moved)
+        try:
+            while True:
+                moved.clear()
+                ahead = self._places.index(moved)
+                if ahead < last:
+                    await told(last := ahead)
+                if ahead == 0:
+                    break
+                await moved.wait()
+            yield
+        finally:
+            self._places.remove(moved)
+            for other in self._places:
+                other.set()
+
+
+class Log:
+    """Lines for the owner, written by a thread of its own: a log that cannot be written, or that
+    nobody reads, stops nothing and nobody. What does not fit is counted.
+    """
+
+    def __init__(self, write: Callable[[str], None]):
+        self._write, self._lost = write, 0
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __call__(self, line: str) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._lost += 1
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            lost, self._lost = self._lost, 0
+            try:
+                if lost:
+                    self._write(f"{lost} lines could not be written")
+                self._write(line)
+            except BaseException:  # rich ends the process if it can: SystemExit
+                self._lost += lost + 1
+
+    def close(self) -> None:
+        """Write what is left, if it can be written soon."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(LOG_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    contributor: Contributor,
+    users: str | Users,
+    tls: ssl.SSLContext,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    keep: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> AsyncIterator[int]:
+    """Serve sessions while the context is open; gives the port.
+
+    Args:
+      users: who may connect, or a token that all of them share.
+      keep: a folder for the records of proved sessions.
+      report: called with lines for the owner, in a thread of its own; what it raises is ignored.
+    """
+    limits = contributor.limits
+    listener = listen(host, port)
+    log = Log(report)
+    known = users if isinstance(users, Users) else Users(shared=users)
+    server = Server(contributor, known, keep, log)
+
+    def admit(connection, request):
+        answer = server.admit(connection, request)
+        if answer is None:
+            listener.trust(connection.remote_address)
+        return answer
 
     try:
         async with ws_server.serve(
-            handle,
+            server.handle,
             sock=listener,
             ssl=tls,
             process_request=admit,
             ssl_handshake_timeout=OPEN_SECONDS,
             max_size=limits.frame_bytes,
             create_connection=bounded(ws_server.ServerConnection, limits.frame_bytes),
+            logger=QUIET,
             **TRANSPORT,
         ):
             yield listener.getsockname()[1]
     finally:
-        queries.shutdown(wait=False, cancel_futures=True)
-        proofs.shutdown(wait=False, cancel_futures=True)
+        server.close()
+        log.close()
 
 
 def serve(
@@ -134,9 +337,10 @@ def serve(
     """Keep what ``serving`` gave open until interrupted; ``ready`` is called with the port."""
 
     async def forever() -> None:
-        stop = asyncio.Event()
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
+        loop.set_exception_handler(lambda loop, context: None)  # of connections, all handled
         async with served as port:
             ready(port)
             await stop.wait()

@@ -70,7 +70,15 @@ class Session:
                 progress(f"pin {name}")
                 pinned = expected.get(name)
                 self.peers.append(
-                    Peer(channel, name, least=least, limits=limits, config=config, manifest=pinned)
+                    Peer(
+                        channel,
+                        name,
+                        least=least,
+                        limits=limits,
+                        config=config,
+                        manifest=pinned,
+                        progress=progress,
+                    )
                 )
         except BaseException:
             self.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +37,19 @@ def clean(text: object) -> str:
 def line(text: str, style: str = "", error: bool = False) -> None:
     """One line, never wrapped, so that a digest can be copied."""
     Console(stderr=error).print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def of(count: int, most: int | None) -> str:
+    """A count, and what it may come to if there is a limit."""
+    return f"{count:,}" if most is None else f"{count:,} of {most:,}"
+
+
+def close() -> None:
+    """Leave a standard output that cannot be written without a word about it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right=()) -> None:
