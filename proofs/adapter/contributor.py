@@ -28,6 +28,7 @@ from zkjax.proofs.adapter.statement import (
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100
+BLOCK = 128  # activations that are answered at a time
 
 
 def commit_adapter(
@@ -120,7 +121,14 @@ class Contributor:
         return MemoryChannel(self.session())
 
     def deltas(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
-        """(x A) B of one group, side by side, (tokens, outputs) int32, exact in float64."""
+        """(x A) B of one group, side by side, (tokens, outputs) int32, exact in float64.
+
+        Block by block: products of many rows would be spread over all cores, for one user.
+        """
+        blocks = [self._deltas(layer, group, x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
+        return np.concatenate(blocks)
+
+    def _deltas(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
         index = self.manifest.layers.index(layer)
         parts = []
         for target in self.manifest.groups()[group]:

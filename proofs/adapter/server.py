@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import secrets
 import signal
 import ssl
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,7 +34,9 @@ from zkjax.proofs.adapter.transport import (
     listen,
 )
 
-QUERY_THREADS = 4
+QUERY_THREADS = 16  # most of them wait for the same write of counts
+LARGE = 1 << 16  # bytes of a query that waits for other large ones
+SWITCH_SECONDS = 0.001  # between threads: the loop shall not wait for those that compute
 MAX_LINES = 1000  # that wait to be written
 LOG_SECONDS = 1.0  # for the last lines, when the server stops
 QUIET = logging.getLogger("zkjax.adapter")  # what strangers make go wrong is no news
@@ -59,11 +63,12 @@ class Server:
         self.line = Line()
         self._open = Counter[str]()  # sessions of each user
         self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
-        self._proofs = ThreadPoolExecutor(1, "proof")
+        self._large = ThreadPoolExecutor(1, "large", _give_way)
+        self._proofs = ThreadPoolExecutor(1, "proof", _give_way)
         self._ending: set[asyncio.Task] = set()  # proofs that nobody waits for any more
 
     def close(self) -> None:
-        for pool in (self._queries, self._proofs):
+        for pool in (self._queries, self._large, self._proofs):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def admit(self, connection: ws_server.ServerConnection, request) -> object:
@@ -140,7 +145,8 @@ class Server:
                     data = await asyncio.wait_for(connection.recv(), patience)
                     if not isinstance(data, bytes):
                         raise SessionError("frame", "not binary")
-                    reply = await self._run(self._queries, session.receive, data)
+                    pool = self._large if len(data) > LARGE else self._queries
+                    reply = await self._run(pool, session.receive, data)
                     if session.wants_proof:
                         reply = await self._proof(connection, session)
                     if reply is not None:
@@ -217,6 +223,13 @@ class Server:
 
     def _run(self, pool: ThreadPoolExecutor, call: Callable, *args) -> asyncio.Future:
         return asyncio.get_running_loop().run_in_executor(pool, call, *args)
+
+
+def _give_way() -> None:
+    """Let this thread have only what the threads that answer leave."""
+    if sys.platform == "linux":  # elsewhere a priority is that of all threads
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class Line:
@@ -345,4 +358,5 @@ def serve(
             ready(port)
             await stop.wait()
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(forever())

@@ -107,8 +107,16 @@ def tls_of(folder: Path) -> ssl.SSLContext:
 class Server(Loop):
     """A contributor's server, its report, and ways to talk to it."""
 
-    def __init__(self, owner: Contributor, folder: Path, users: str | Users = TOKEN, **options):
+    def __init__(
+        self,
+        owner: Contributor,
+        folder: Path,
+        users: str | Users = TOKEN,
+        token: str = TOKEN,
+        **options,
+    ):
         self.owner, self.lines, self.ca = owner, [], folder / "certificate.pem"
+        self.token = token
         options = {"report": self.lines.append} | options
         super().__init__(serving(owner, users, tls_of(folder), **options))
 
@@ -116,7 +124,8 @@ class Server(Loop):
     def url(self) -> str:
         return f"wss://127.0.0.1:{self.port}"
 
-    def channel(self, token: str = TOKEN, limits: Limits | None = None):
+    def channel(self, token: str | None = None, limits: Limits | None = None):
+        token = self.token if token is None else token
         return connect(self.url, token, ca=self.ca, limits=limits)
 
     def peer(self, name: str = "alice", limits: Limits | None = None) -> Peer:

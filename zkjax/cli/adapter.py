@@ -126,6 +126,10 @@ def serve(
         idle_seconds=idle_seconds,
         sessions=max_sessions,
     )
+    if certificate is not None and key is not None:
+        _ = credentials.server_context(certificate, key)
+    if token_file is not None and token_file.exists():
+        credentials.read_token(token_file)
     contributor = load_contributor(folder, limits=limits, max_fraction=max_rank_fraction)
     if contributor.sealed.remaining < 1:
         raise SealError(
