@@ -35,7 +35,7 @@ class Grant:
     Attributes:
       token: digest (hex) of its token; empty if it was revoked.
       sessions: at a time.
-      proofs: in all.
+      proofs: that may be begun, in all.
       tokens: of text, through all sites of the adapter, in all.
       refusals: queries beyond what may be learned, in all; each tells the user a little about what
         others have asked.
@@ -83,15 +83,15 @@ class Account:
                 self._ledger.count({counted: rows, refused: 1})
             raise
 
-    def require_proof(self) -> None:
-        """SessionError("quota") unless another proof is granted."""
-        proofs = self.grant.proofs
-        if proofs is not None and self._ledger[self._key("proofs")] >= proofs:
-            raise SessionError("quota", f"{proofs} proofs were granted")
-
     def count_proof(self) -> None:
-        """Count one that was made; its opening is taken already."""
-        self._ledger.count({self._key("proofs"): 1})
+        """Count one that is begun, whether or not its user waits for its end; SessionError("quota")
+        if it is beyond what was granted.
+        """
+        proofs, counted = self.grant.proofs, self._key("proofs")
+        try:
+            self._ledger.count({counted: 1}, {} if proofs is None else {counted: proofs})
+        except Beyond:
+            raise SessionError("quota", f"{proofs} proofs were granted") from None
 
     def had(self) -> dict[str, int]:
         """Tokens of text, proofs and refusals so far."""

@@ -104,8 +104,9 @@ class ContributorSession:
 
     def _proved(self) -> bytes:
         request, self._request = self._request, None
+        self._require_wanted()
         if self.account is not None:
-            self.account.require_proof()
+            self.account.count_proof()
         try:
             if isinstance(request, frames.FinishSealed):
                 body = self._prove_sealed(*self._reopen(request))
@@ -114,8 +115,6 @@ class ContributorSession:
         except SealError:
             self._require_openings()
             raise
-        if self.account is not None:
-            self.account.count_proof()
         return self._send(frames.ProofFrame(body))
 
     def _require_wanted(self) -> None:
@@ -151,6 +150,10 @@ class ContributorSession:
         """The connection is gone."""
         self.closed = True
 
+    def forget(self) -> None:
+        """Let go of what was asked and answered, whoever still holds the session."""
+        self.record, self._request = Record(self.contributor.manifest), None
+
     def _send(self, frame: frames.Frame) -> bytes:
         data = frames.encode(frame, self._sent)
         self._sent += 1
@@ -159,7 +162,8 @@ class ContributorSession:
 
     def refuse(self, error: SessionError) -> bytes | None:
         """End the session; what to tell the user."""
-        self.closed, self.error = True, error
+        # A copy without the frames that it went through: they hold what was asked and answered.
+        self.closed, self.error = True, SessionError(error.check, error.detail)
         if error.check == "refused":
             return None
         return self._send(frames.Refusal(error.check, error.detail))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import secrets
 import signal
@@ -63,8 +62,8 @@ class Server:
         self.line = Line()
         self._open = Counter[str]()  # sessions of each user
         self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
-        self._large = ThreadPoolExecutor(1, "large", _give_way)
-        self._proofs = ThreadPoolExecutor(1, "proof", _give_way)
+        self._large = ThreadPoolExecutor(1, "large")
+        self._proofs = ThreadPoolExecutor(1, "proof")
         self._ending: set[asyncio.Task] = set()  # proofs that nobody waits for any more
 
     def close(self) -> None:
@@ -115,22 +114,34 @@ class Server:
                 await connection.close(websockets.CloseCode.TRY_AGAIN_LATER, "busy")
                 return
             number = secrets.token_hex(8)
-            session: ContributorSession | None = None
             self.report(f"session {number}: opened by {name}")
-            try:
-                account = Account(self.users, name, self.contributor.leakage)
-                session = self.contributor.session(account)
-                ended = await self._served(connection, session)
-            except websockets.ConnectionClosed:
-                ended = "ended (disconnected)"
-            except SessionError as error:
-                ended = f"ended ({error})"
-            except Exception as error:  # nothing that happens in one session is about another
-                ended = f"failed ({type(error).__name__}: {error})"
-            finally:
-                if session is not None:
-                    session.close()
-        self.report(f"session {number}: {ended}{await self._conclusion(session, number)}")
+            ended = await self._session(connection, name, number)
+        self.report(f"session {number}: {ended}")
+
+    async def _session(self, connection: ws_server.ServerConnection, name: str, number: str) -> str:
+        """One session, and what is kept of it; how it ended."""
+        try:
+            account = Account(self.users, name, self.contributor.leakage)
+            session = self.contributor.session(account)
+        except Exception as error:
+            return _failed(error)
+        try:
+            ended = await self._served(connection, session)
+        except websockets.ConnectionClosed:
+            ended = "ended (disconnected)"
+        except SessionError as error:
+            ended = f"ended ({error})"
+        except Exception as error:  # nothing that happens in one session is about another
+            ended = _failed(error)
+        finally:
+            session.close()
+        try:
+            known = await self._run(self._queries, self._concluded, session, number)
+            return f"{ended}; at most {100 * known:.0f} % of a site's adapter may be known"
+        except Exception as error:
+            return f"{ended}; nothing could be written ({error})"
+        finally:
+            session.forget()
 
     async def _served(
         self, connection: ws_server.ServerConnection, session: ContributorSession
@@ -160,7 +171,7 @@ class Server:
             with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
                 farewell = connection.send(session.refuse(error))
                 await asyncio.wait_for(farewell, CLOSE_SECONDS)
-            raise error from None
+            return f"ended ({error})"
         return "proof accepted" if session.accepted else f"ended ({session.error})"
 
     async def _proof(
@@ -206,17 +217,8 @@ class Server:
                 await asyncio.wait({work})  # it ends with its phase; then it's the next one's turn
                 raise
 
-    async def _conclusion(self, session: ContributorSession | None, number: str) -> str:
-        """Keep a proved session; what the owner has to know at its end."""
-        if session is None:
-            return ""
-        try:
-            known = await self._run(self._queries, self._concluded, session, number)
-        except Exception as error:
-            return f"; nothing could be written ({error})"
-        return f"; at most {100 * known:.0f} % of a site's adapter may be known"
-
     def _concluded(self, session: ContributorSession, number: str) -> float:
+        """Keep a proved session; the largest share that may be known of a site."""
         if self.keep is not None and session.record.proof is not None:
             session.record.save(self.keep / number)
         return self.contributor.leakage.worst()
@@ -225,11 +227,8 @@ class Server:
         return asyncio.get_running_loop().run_in_executor(pool, call, *args)
 
 
-def _give_way() -> None:
-    """Let this thread have only what the threads that answer leave."""
-    if sys.platform == "linux":  # elsewhere a priority is that of all threads
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+def _failed(error: Exception) -> str:
+    return f"failed ({type(error).__name__}: {error})"
 
 
 class Line:

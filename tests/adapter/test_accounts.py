@@ -102,6 +102,7 @@ def test_quotas_hold_over_sessions_and_restarts(tmp_path):
     raw = Asked(owner, of(tmp_path), "alice").open().ask_all(2)
     with mock.patch.object(owner, "prove", side_effect=AssertionError):
         raw.refused(raw.tell(frames.Finish(raw.digest.value)), "quota")
+    assert Account(of(tmp_path), "alice", owner.leakage).had()["proofs"] == 1
     assert owner.sealed.remaining == 40
     raw = Asked(owner, of(tmp_path), "alice").open().ask_all(1)
     with mock.patch.object(owner, "deltas", side_effect=AssertionError):
@@ -189,7 +190,7 @@ def test_a_user_who_is_not_there(tmp_path):
     (tmp_path / accounts.USERS).unlink()
     assert users.grants() == {}
     with pytest.raises(SessionError, match="revoked"):
-        account.require_proof()
+        account.count_proof()
 
 
 def test_a_shared_token_has_no_limits():
