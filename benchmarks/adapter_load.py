@@ -42,7 +42,7 @@ from websockets.asyncio import client as ws_client
 from zkjax.errors import ZkjaxError
 from zkjax.models.config import LlamaConfig, LoraConfig
 from zkjax.models.peft import save_adapter
-from zkjax.proofs.adapter import connect, frames
+from zkjax.proofs.adapter import accounts, connect, frames
 from zkjax.proofs.adapter.contributor import rounded_weights
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
@@ -80,7 +80,7 @@ class Served:
             self.lines.append(raw.decode(errors="replace").rstrip())
             if found := READY.search(self.lines[-1]):
                 self.port = int(found[1])
-            if self.lines[-1].lstrip().startswith("sessions"):
+            if " left for this commitment" in self.lines[-1]:
                 self._ready.set()
         self._ready.set()
 
@@ -178,11 +178,13 @@ def talking(server: Served, token: str | None = None):
     )
 
 
-async def honest(server: Served, adapter: Adapter, number: int, seconds: list[float]) -> int:
+async def honest(
+    server: Served, adapter: Adapter, number: int, token: str, seconds: list[float]
+) -> int:
     """A user's queries; how many answers were right."""
     rng, chance, right = np.random.default_rng(number), random.Random(number), 0
     await asyncio.sleep(chance.uniform(0, 2 * PAUSE))
-    async with talking(server) as socket:
+    async with talking(server, token) as socket:
         talk = await Talk(socket).open(adapter)
         for layer, group in itertools.islice(itertools.cycle(adapter.sites), ANSWERS):
             x = adapter.x(group, TOKENS, rng)
@@ -198,7 +200,7 @@ async def honest(server: Served, adapter: Adapter, number: int, seconds: list[fl
 
 
 async def malicious(
-    server: Served, adapter: Adapter, kind: str, done: Counter, stop: asyncio.Event
+    server: Served, adapter: Adapter, kind: str, token: str, done: Counter, stop: asyncio.Event
 ) -> None:
     """One thing over and over, until it is stopped and cancelled."""
     rng = np.random.default_rng()
@@ -208,7 +210,7 @@ async def malicious(
             if kind == "stranger":
                 async with talking(server, "x" * 43):
                     pass
-            async with talking(server) as socket:
+            async with talking(server, token) as socket:
                 talk = await Talk(socket).open(adapter)
                 layer, group = adapter.sites[-1]
                 if kind == "greedy":
@@ -245,9 +247,12 @@ def attack(url_port: str, folder: str) -> None:
     async def all_of_them() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        tasks = [
-            asyncio.create_task(malicious(server, adapter, kind, done, stop)) for kind in MALICIOUS
-        ]
+        tokens = json.loads((server.folder / "tokens.json").read_text())
+        users = (
+            malicious(server, adapter, kind, tokens[f"malicious-{i}"], done, stop)
+            for i, kind in enumerate(MALICIOUS)
+        )
+        tasks = [asyncio.create_task(user) for user in users]
         await stop.wait()
         for task in tasks:
             task.cancel()
@@ -258,14 +263,21 @@ def attack(url_port: str, folder: str) -> None:
 
 
 def load(folder: Path, pairs: int) -> dict:
-    adapter = Adapter(folder, 200)
+    adapter = Adapter(folder, 40)
+    names = [f"honest-{i}" for i in range(HONEST)] + [
+        f"malicious-{i}" for i in range(len(MALICIOUS))
+    ]
+    counts = counts_of(adapter.folder)
+    listed = adapter.folder / accounts.USERS
+    tokens = {n: accounts.grant(listed, n, accounts.Grant("", sessions=2), counts) for n in names}
+    (adapter.folder / "tokens.json").write_text(json.dumps(tokens))
     rows, right = [], 0
     with Stopping(Served(adapter.folder, "--frame-mib", "32")) as server:
         # Shapes that are new take longer once: not what is measured.
-        asyncio.run(honest(server, adapter, 999, []))
+        asyncio.run(honest(server, adapter, 999, tokens["honest-0"], []))
         for pair in range(pairs):
             for attacked in (False, True) if pair % 2 == 0 else (True, False):
-                row = measured(server, adapter, attacked)
+                row = measured(server, adapter, tokens, attacked)
                 rows.append(row)
                 right += row["right"]
                 print(json.dumps(row), flush=True)
@@ -308,7 +320,7 @@ class Stopping:
             self.server.stop()
 
 
-def measured(server: Served, adapter: Adapter, attacked: bool) -> dict:
+def measured(server: Served, adapter: Adapter, tokens: dict[str, str], attacked: bool) -> dict:
     """The honest users at once, perhaps with the malicious ones."""
     seconds: list[float] = []
     attackers = None
@@ -320,7 +332,7 @@ def measured(server: Served, adapter: Adapter, attacked: bool) -> dict:
         time.sleep(4.0)
 
     async def all_of_them() -> list:
-        users = [honest(server, adapter, i, seconds) for i in range(HONEST)]
+        users = [honest(server, adapter, i, tokens[f"honest-{i}"], seconds) for i in range(HONEST)]
         return await asyncio.gather(*users, return_exceptions=True)
 
     results = asyncio.run(all_of_them())

@@ -112,10 +112,13 @@ class Users:
     Args:
       path: the file.
       shared: a token of everybody, in place of the file; it is counted and has no limits.
+
+    Attributes:
+      shared: whether one token is that of everybody.
     """
 
     def __init__(self, path: Path | None = None, shared: str | None = None):
-        self._path, self._mark = path, None
+        self._path, self._mark, self.shared = path, None, shared is not None
         self._grants = {} if shared is None else {"everybody": Grant(_digest(shared))}
         _ = self.grants()
 

@@ -1,8 +1,8 @@
 """Counts that only grow, on disk before anything they count leaves.
 
 A write to disk takes milliseconds, and many threads count at once. So each puts its entry into the
-batch that is open and waits for the writer's lock; whoever gets it writes the batch for all. No
-other lock is held meanwhile.
+batch that is open. While one of them writes a batch, for all that are in it, the next one fills. No
+lock is held meanwhile.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Ledger:
 
     def __init__(self, about: str, path: Path | None = None):
         self.about, self.path = about, path
-        self._adding, self._writer = threading.Lock(), threading.Lock()
-        self._open: list[_Entry] = []
+        self._turn = threading.Condition()  # to write; its lock is never held meanwhile
+        self._writing, self._open = False, list[_Entry]()
         self.totals: Mapping[str, int] = {} if path is None else self._decoded(state.read(path))
 
     @staticmethod
@@ -73,13 +73,21 @@ class Ledger:
           OSError, SealError, StatementError: the file cannot be written, or is damaged.
         """
         entry = _Entry(counts, most or {})
-        with self._adding:
+        with self._turn:
             self._open.append(entry)
-        with self._writer:
+            while entry.waits and self._writing:
+                self._turn.wait()
             if entry.waits:
-                with self._adding:
-                    batch, self._open = self._open, []
+                self._writing, batch, self._open = True, self._open, []
+            else:
+                batch = []
+        if batch:
+            try:
                 self._write(batch)
+            finally:
+                with self._turn:
+                    self._writing = False
+                    self._turn.notify_all()
         if entry.error is not None:
             raise entry.error
 

@@ -11,6 +11,7 @@ import signal
 import ssl
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ from zkjax.proofs.adapter.transport import (
 
 QUERY_THREADS = 16  # most of them wait for the same write of counts
 LARGE = 1 << 16  # bytes of a query that waits for other large ones
+LEFT_SECONDS, LONGEST_SECONDS = 0.25, 60.0  # that a proof waits for a user who left one before
 SWITCH_SECONDS = 0.001  # between threads: the loop shall not wait for those that compute
 MAX_LINES = 1000  # that wait to be written
 LOG_SECONDS = 1.0  # for the last lines, when the server stops
@@ -61,6 +63,8 @@ class Server:
         self.contributor, self.users, self.keep, self.report = contributor, users, keep, report
         self.line = Line()
         self._open = Counter[str]()  # sessions of each user
+        self._left = Counter[str]()  # proofs in a row that each did not wait for
+        self._strangers, self._quiet_until = 0, 0.0
         self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
         self._large = ThreadPoolExecutor(1, "large")
         self._proofs = ThreadPoolExecutor(1, "proof")
@@ -72,20 +76,28 @@ class Server:
 
     def admit(self, connection: ws_server.ServerConnection, request) -> object:
         """The answer to a stranger; None for a user with a free place."""
-        given = "".join(request.headers.get_all("Authorization"))
+        scheme, _, token = "".join(request.headers.get_all("Authorization")).partition(" ")
         try:
-            name = self.users.named(given.removeprefix("Bearer ")) if "Bearer " in given else None
+            name = self.users.named(token) if scheme == "Bearer" else None
+            cause = "unknown token"
         except (OSError, ZkjaxError) as error:
-            self.report(f"refused a connection: {error}")
-            name = None
+            name, cause = None, str(error)
         if name is None:
-            self.report("refused a connection: unknown token")
+            self._count_stranger(cause)
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unknown token\n")
         if full := self._full(name):
             self.report(f"refused a connection of {name}: {full}")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
         connection.username = name
         return None
+
+    def _count_stranger(self, cause: str) -> None:
+        """Report strangers once a second at most: many of them shall not fill the disk."""
+        self._strangers += 1
+        if (now := time.monotonic()) >= self._quiet_until:
+            many = "a connection" if self._strangers == 1 else f"{self._strangers} connections"
+            self.report(f"refused {many}: {cause}")
+            self._strangers, self._quiet_until = 0, now + 1.0
 
     def _full(self, name: str) -> str:
         """Why this user can have no other session now."""
@@ -183,11 +195,14 @@ class Server:
         try:
             await asyncio.wait({proof, word}, return_when=asyncio.FIRST_COMPLETED)
             if proof.done():
+                self._left[connection.username] = 0
                 return proof.result()
             data = word.result()  # or ConnectionClosed
             return session.interrupt(data if isinstance(data, bytes) else b"")
         finally:
-            session.closed |= not proof.done()
+            if not proof.done():
+                session.close()
+                self._left[connection.username] += 1
             for task in (proof, word):
                 task.cancel()
                 self._ending.add(task)
@@ -202,6 +217,8 @@ class Server:
         self, connection: ws_server.ServerConnection, session: ContributorSession
     ) -> bytes | None:
         limits = self.contributor.limits
+        if (left := self._left[connection.username]) and not self.users.shared:
+            await asyncio.sleep(min(LEFT_SECONDS * 2**left, LONGEST_SECONDS))
 
         async def told(ahead: int) -> None:
             await asyncio.wait_for(connection.send(session.waiting(ahead)), limits.idle_seconds)

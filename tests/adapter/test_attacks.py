@@ -1887,3 +1887,17 @@ def test_a_session_that_is_finished():
         for call in (session.finish, lambda: session.score(np.array([[1, 2]]))):
             with ends("closed", "open another"):
                 call()
+
+
+def test_a_proof_belongs_to_its_session():
+    """The same adapter, activations and answers a second time: the first proof is about the first
+    session, whose frames had other random bytes.
+    """
+    owner = contributor()
+    first, second = (Peer(owner.connect(), "alice") for _ in range(2))
+    for peer in (first, second):
+        drive(peer)
+    body = first.finish().proof.body
+    assert all(np.array_equal(first.record.xs[g], second.record.xs[g]) for g in first.record.xs)
+    with mock.patch.object(owner, "prove", lambda *_: body), rejected():
+        second.finish()

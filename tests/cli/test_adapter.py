@@ -114,6 +114,32 @@ def test_a_sealed_inference_between_two_processes(server, tmp_path):
         assert CliRunner().invoke(app, args).exit_code == code, named
 
 
+def test_tokens_of_users(server, tmp_path):
+    """Granted, listed and revoked; the folder is that of a server with a token for everybody."""
+    folder, _, _ = server
+
+    def said(*args, code=0):
+        result = CliRunner().invoke(app, ["adapter", *map(str, args)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    try:
+        limits = ["--tokens", 100, "--proofs", 2]
+        said("grant", folder, "alice", "--token-file", tmp_path / "a", *limits)
+        said("grant", folder, "bob", "--token-file", tmp_path / "b")
+        assert (tmp_path / "a").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "a").read_text() not in (folder / "users.json").read_text()
+        said("revoke", folder, "bob")
+        told = {line.split()[0]: line.split() for line in said("users", folder).splitlines()[3:]}
+        assert told["alice"] == ["alice", "valid", "0", "of", "100", "0", "of", "2", "0", "of", "4"]
+        assert told["bob"] == ["bob", "revoked", "0", "0", "0", "of", "4"]
+        assert "no user" in said("revoke", folder, "carol", code=2)
+        options = ["--token-file", folder / "token"]
+        assert "leave --token-file out" in said("serve", folder, *options, code=2)
+    finally:
+        (folder / "users.json").unlink()
+
+
 def test_refusals_are_sentences(server, tmp_path):
     """Exit code 2, one line that names what is wrong, no traceback."""
     folder, url, root = server

@@ -35,7 +35,9 @@ def commit(
         ProfileName | None, typer.Option(help="At least 100 (the default) or 128 bits of security.")
     ] = None,
 ) -> None:
-    """Commit to an adapter: what users will pin."""
+    """Commit to an adapter: what users will pin. What answers tell of it is counted for each
+    commitment, from zero.
+    """
     if sealed is not None and (sessions is not None or profile is not None):
         raise typer.BadParameter("--sealed keeps the sessions and the profile of its commitment")
     from zkjax._compat import enable_kernel_cache
