@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from adapter.common import Raw, activations, committed, contributor, counting, ends, sites
-from adapter.test_network import Server, certificates, fails  # noqa: F401
+from adapter.common import Raw, activations, committed, contributor, counting, drive, ends, sites
+from adapter.test_network import (  # noqa: F401
+    PATIENCE,
+    Server,
+    certificates,
+    cut,
+    fails,
+    finish_raw,
+    wait_until,
+)
 from zkjax.errors import OptionError, SessionError, ZkjaxError
 from zkjax.proofs.adapter import accounts, frames
+from zkjax.proofs.adapter import server as server_module
 from zkjax.proofs.adapter.accounts import REFUSALS, Account, Grant, Users
 from zkjax.proofs.adapter.leakage import Leakage
+from zkjax.proofs.adapter.peer import Peer
 
 NOTHING = Grant("")
 
@@ -199,3 +211,39 @@ def test_a_shared_token_has_no_limits():
     assert users.named("one for all") == "everybody" and users.named("") is None
     raw = Asked(owner, users, "everybody").open().ask_all(4)
     assert isinstance(raw.tell(frames.Finish(raw.digest.value)), frames.ProofFrame)
+
+
+def test_who_leaves_its_proofs_waits_longer(tmp_path, certificates):  # noqa: F811
+    """The next proof of a user who did not wait for one comes after that of others."""
+    tokens = {n: granted(tmp_path, n) for n in ("alice", "bob")}
+    owner, order = contributor(), []
+    honest = owner.prove
+
+    def prove(record, wanted):
+        order.append(record.session)
+        return honest(record, wanted)
+
+    with (
+        Server(owner, certificates["server"], of(tmp_path)) as server,
+        mock.patch.object(server_module, "LEFT_SECONDS", 2.0),
+        mock.patch.object(owner, "prove", prove),
+    ):
+        peers = []
+        for i, name in enumerate(("alice", "alice", "bob")):
+            peers.append(Peer(server.channel(tokens[name]), name))
+            drive(peers[-1], seed=i)
+        gate = threading.Event()
+        owner.progress = lambda phase: gate.wait(PATIENCE)
+        finish_raw(peers[0])
+        wait_until(lambda: order)
+        cut(peers[0].channel)
+        server.reported("ended (disconnected)")
+        gate.set()
+        digests = [peer.digest for peer in peers]
+        users = [threading.Thread(target=peer.finish) for peer in peers[1:]]
+        for user in users:
+            user.start()
+            time.sleep(0.3)
+        for user in users:
+            user.join(PATIENCE)
+    assert order == [digests[0], digests[2], digests[1]]
