@@ -47,7 +47,8 @@ from zkjax.proofs.adapter.credentials import make_certificate, server_context
 from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import Digest, Limits
-from zkjax.proofs.adapter.server import MAX_LINES, Log, serving
+from zkjax.proofs.adapter.server import serving
+from zkjax.proofs.adapter.service import MAX_LINES, Log
 from zkjax.proofs.adapter.transport import connect
 
 TOKEN = "token-of-these-tests"

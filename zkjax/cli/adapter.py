@@ -110,7 +110,7 @@ def serve(
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import accounts, credentials, server
+    from zkjax.proofs.adapter import accounts, credentials, server, service
     from zkjax.proofs.adapter.record import Limits
     from zkjax.proofs.adapter.store import load_contributor
 
@@ -157,7 +157,7 @@ def serve(
         token_file = token_file or folder / "token"
         users = accounts.Users(shared=credentials.make_token(token_file))
         known = f"token        {token_file}  (give it to your users, in secret)"
-    log = server.Log(show.line)
+    log = service.Log(show.line)
 
     def ready(bound: int) -> None:
         log(f"listening on wss://{host}:{bound}")
