@@ -536,7 +536,8 @@ def kill(folder: Path, kills: int) -> dict:
         users = [threading.Thread(target=user, args=(i,)) for i in range(4)]
         for thread in users:
             thread.start()
-        time.sleep(chance.uniform(0.02, 4.0))
+        # The first proof of a process comes after seconds: a third of the kills wait for proofs.
+        time.sleep(chance.uniform(4.0, 14.0) if number % 3 == 0 else chance.uniform(0.02, 4.0))
         server.process.kill()
         server.process.wait()
         for thread in users:

@@ -27,7 +27,6 @@ from zkjax.proofs.adapter.service import Line, Log
 from zkjax.proofs.adapter.transport import (
     CLOSE_SECONDS,
     OPEN_SECONDS,
-    PING_SECONDS,
     TRANSPORT,
     bounded,
     listen,
@@ -35,7 +34,8 @@ from zkjax.proofs.adapter.transport import (
 
 QUERY_THREADS = 16  # most of them wait for the same write of counts
 LARGE = 1 << 16  # bytes of a query that waits for other large ones
-LEFT_SECONDS, LONGEST_SECONDS = 0.25, 60.0  # that a proof waits for a user who left one before
+LEFT_SECONDS, MOST_LEFT = 0.25, 8  # a proof waits 0.25 s 2^n if its user left n in a row before
+PONG_SECONDS = 2.0  # in which a user whose turn it is has to show that it is there
 SWITCH_SECONDS = 0.001  # between threads: the loop shall not wait for those that compute
 QUIET = logging.getLogger("zkjax.adapter")  # what strangers make go wrong is no news
 QUIET.addHandler(logging.NullHandler())
@@ -189,17 +189,18 @@ class Server:
         """The proof, when its turn has come; nothing for a user that leaves or speaks meanwhile."""
         proof = asyncio.create_task(self._proof_in_turn(connection, session))
         word = asyncio.create_task(connection.recv())
+        name, waited = str(connection.username), False
         try:
             await asyncio.wait({proof, word}, return_when=asyncio.FIRST_COMPLETED)
             if proof.done():
-                self._left[connection.username] = 0
-                return proof.result()
+                reply, waited = proof.result(), True
+                return reply
             data = word.result()  # or ConnectionClosed
             return session.interrupt(data if isinstance(data, bytes) else b"")
         finally:
+            self._left[name] = 0 if waited else min(self._left[name] + 1, MOST_LEFT)
             if not proof.done():
                 session.close()
-                self._left[connection.username] += 1
             for task in (proof, word):
                 task.cancel()
                 self._ending.add(task)
@@ -215,14 +216,14 @@ class Server:
     ) -> bytes | None:
         limits = self.contributor.limits
         if (left := self._left[connection.username]) and not self.users.shared:
-            await asyncio.sleep(min(LEFT_SECONDS * 2**left, LONGEST_SECONDS))
+            await asyncio.sleep(LEFT_SECONDS * 2**left)
 
         async def told(ahead: int) -> None:
             await asyncio.wait_for(connection.send(session.waiting(ahead)), limits.idle_seconds)
 
         async with self.line.turn(told):
-            # Only for one who is there: an opening is taken for it.
-            await asyncio.wait_for(await connection.ping(), PING_SECONDS)
+            # Only for one who is there: an opening is taken for it, and others wait.
+            await asyncio.wait_for(await connection.ping(), PONG_SECONDS)
             work = self._run(self._proofs, session.prove)
             try:
                 return await asyncio.shield(work)

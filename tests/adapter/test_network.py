@@ -1064,6 +1064,30 @@ def test_a_session_that_cannot_be_kept(certificates, tmp_path):
         server.serves()
 
 
+def test_nothing_of_a_session_is_held_after_it(serve):
+    """What was asked and answered is let go at once, whoever still has the session."""
+    owner, made = contributor(), []
+    make = owner.session
+
+    def session(account):
+        made.append(make(account))
+        return made[-1]
+
+    with mock.patch.object(owner, "session", session):
+        server = serve(owner)
+        for end in ("leaves", "is refused"):
+            peer = server.peer()
+            peer.deltas(0, "attention", activations(16, 50))
+            assert made[-1].record.size > 0
+            if end == "leaves":
+                peer.abandon()
+            else:
+                peer.channel.send(b"?")
+            server.reported("ended (", len(made))
+            assert made[-1].record.size == 0
+            peer.channel.close()
+
+
 # Proofs in turn -----------------------------------------------------------------------------------
 
 
@@ -1221,7 +1245,7 @@ def test_a_user_that_answers_no_ping_gets_no_proof(serve):
     """Its connection stands, but nobody is there: no opening is taken for it."""
     owner = contributor()
     server = serve(owner)
-    with server.unread() as connection, mock.patch.object(server_module, "PING_SECONDS", 0.5):
+    with server.unread() as connection, mock.patch.object(server_module, "PONG_SECONDS", 0.5):
         user = Silent(*connection)
         user.say(frames.Hello(NONCE, "s100"), answered=True)
         user.say(frames.Accept(owner.manifest.digest))

@@ -17,6 +17,7 @@ import zkjax
 from zkjax.cli import adapter_check as check
 from zkjax.cli.main import app
 from zkjax.models.peft import load_adapter, save_adapter
+from zkjax.proofs.adapter.store import load_contributor
 from zkjax.proofs.demo import LEARNING_RATE, demo_inputs
 from zkjax.proofs.finetune import LOSS_FRACTION, FineTuning, make_step, store_rate
 from zkjax.proofs.finetune import load_adapter as decoded
@@ -212,6 +213,11 @@ def test_the_commitment_of_a_proof_can_be_kept(trained, tmp_path):
     assert str(sealed.commitment) in text
     again = zkjax.Sealed.load(tmp_path / "adapter.sealed")
     assert again.remaining == sealed.remaining == 3  # of 4; the range proof took one
+    # Half of a layer may be known: the README's example of 8 tokens is answered.
+    leakage = load_contributor(tmp_path / "mine").leakage
+    for site in leakage.sites:
+        leakage.admit(*site, np.eye(64, dtype=np.int16)[:8])
+    assert 0.2 < leakage.worst() <= 0.5
 
 
 def test_peft_files_are_read_back(trained):
