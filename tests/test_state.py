@@ -132,9 +132,19 @@ def test_a_kill_at_any_call_of_writing(named, tmp_path):
         assert [path.name for path in folder.iterdir()] == ["x"]
 
 
-def doomed_calls(task: str, tmp_path: Path, named: str) -> int:
+def test_a_kill_at_any_call_of_writing_a_new_file(tmp_path):
+    """A private file that was not there has no other name at any moment."""
+    for doom in range(doomed_calls("write", tmp_path, "anonymous", old=False)):
+        folder = new_folder(tmp_path / str(doom))
+        assert doomed(folder, "write", doom, "anonymous") == -9
+        assert [path.name for path in folder.iterdir()] in ([], ["x"])
+
+
+def doomed_calls(task: str, tmp_path: Path, named: str, old: bool = True) -> int:
     """How many system calls a task takes; its effect is what it should be."""
     folder = new_folder(tmp_path / "whole")
+    if task == "write" and old:
+        write_atomically(folder / "x", b"old")
     counters = kept(folder) if task == "take" else []
     calls = doomed(folder, task, -1, named) - 100
     assert calls > 5

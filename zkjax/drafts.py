@@ -58,6 +58,9 @@ class Draft:
     def replace(self) -> None:
         """Take the place of what is at the path, if anything is."""
         if self._anonymous:
+            if not os.path.lexists(self.path):
+                with contextlib.suppress(FileExistsError):  # it has appeared meanwhile
+                    return self.create()  # never under another name, so nothing is left by a crash
             self._link(self._name)
         os.replace(self._name, self.path)
 

@@ -4,7 +4,12 @@ owner only.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from zkjax.errors import StatementError
 
@@ -22,17 +27,39 @@ def new_folder(path: str | Path) -> Path:
 
 def read_capped(path: str | Path, most: int) -> bytes:
     """The contents of a regular file of at most so many bytes; StatementError otherwise."""
-    path = Path(path)
-    if not path.is_file():
-        raise StatementError(f"{path} is missing or not a file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1) if path.stat().st_size <= most else None
-    except OSError as error:
-        raise StatementError(f"cannot read {path}: {error.strerror}") from error
+    with open_regular(path) as file:
+        data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if data is None or len(data) > most:
         raise StatementError(f"{path} is larger than {most:,} bytes")
     return data
+
+
+def read_start(path: str | Path, most: int) -> bytes:
+    """The first bytes of a regular file, at most so many; StatementError if there is none."""
+    with open_regular(path) as file:
+        return file.read(most)
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file to read. A pipe, a device or a folder is refused, and not waited for.
+
+    Raises:
+      StatementError: there is no such file, or it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may do something
+            raise StatementError(f"{path} is missing or not a file")
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise StatementError(f"{path} is missing or not a file")
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        raise StatementError(f"{path} is missing or not a file") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is no name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StatementError(f"cannot read {path}: {reason}") from error
 
 
 def write_atomically(path: str | Path, data: bytes, private: bool = False) -> None:

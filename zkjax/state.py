@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zkjax.drafts import Draft, sync_folder
+from zkjax.files import read_capped
 
+MAX_BYTES = 1 << 22
 LOCK = ".zkjax.lock"  # one a folder
 
 
 def read(path: Path) -> bytes | None:
-    """The contents of a state file; None if there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+    """The contents of a state file; None if there is none, StatementError if it is no file, or of
+    more than ``MAX_BYTES``.
+    """
+    return read_capped(path, MAX_BYTES) if os.path.lexists(path) else None
 
 
 def change(changes: Mapping[Path, Callable[[bytes | None], bytes]]) -> None:

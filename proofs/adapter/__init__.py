@@ -4,6 +4,10 @@ A contributor owns a private adapter, a user owns a base model and prompts. They
 together, and the contributor proves that everything it answered came from the adapter it had
 committed to. ``docs/adapter-protocol.md`` is the protocol.
 
+Modules build on each other in this order: manifest, statement, frames and record; then those of the
+contributor (ledger, leakage, accounts, contributor_session, contributor) and of the user (peer,
+session, inference); then credentials and transport; then store, service and server.
+
     contributor = adapter.Contributor(sealed, manifest)
     with adapter.Session(config, base, {"alice": contributor.connect()}) as session:
         logits = session.score(tokens)
@@ -17,11 +21,12 @@ import importlib
 _HOMES = {
     "Contributor": "contributor",
     "Leakage": "leakage",
-    "Limits": "limits",
+    "Limits": "record",
     "Manifest": "manifest",
     "Record": "record",
     "Session": "session",
-    "connect": "network",
+    "Users": "accounts",
+    "connect": "transport",
     "loss_of": "session",
     "prove_inference": "inference",
     "commit_adapter": "contributor",

@@ -14,12 +14,11 @@ import numpy as np
 import zkjax
 from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.models.config import TARGETS
-from zkjax.proofs.adapter.channel import MemoryChannel
-from zkjax.proofs.adapter.contributor_session import ContributorSession
-from zkjax.proofs.adapter.leakage import Leakage, answer_cost
-from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.accounts import Account
+from zkjax.proofs.adapter.contributor_session import ContributorSession, MemoryChannel
+from zkjax.proofs.adapter.leakage import Leakage, reading_bits
 from zkjax.proofs.adapter.manifest import STORED, WEIGHT_FRACTION, Manifest
-from zkjax.proofs.adapter.record import Record
+from zkjax.proofs.adapter.record import Limits, Record
 from zkjax.proofs.adapter.statement import (
     NUMERICS,
     make_deltas,
@@ -29,6 +28,7 @@ from zkjax.proofs.adapter.statement import (
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100
+BLOCK = 128  # activations that are answered at a time
 
 
 def commit_adapter(
@@ -103,24 +103,32 @@ class Contributor:
         self.progress = progress
         self.report: dict = {}  # figures of the last proof
         self._proving = threading.Lock()
-        self._options: dict = {"profile": manifest.commitment.profile, "progress": progress}
         self._weights = rounded_weights(sealed.tree)
-        self.costs = {
-            (layer, group): max(answer_cost(self._weights[t]["a"][i]) for t in targets)
+        self.leakage.readings = {
+            (layer, group): reading_bits([self._weights[t]["a"][i] for t in targets])
             for i, layer in enumerate(manifest.layers)
             for group, targets in manifest.groups().items()
         }
 
-    def session(self) -> ContributorSession:
-        """A new session; nothing is shared with others but the leakage counts."""
-        return ContributorSession(self)
+    def session(self, account: Account | None = None) -> ContributorSession:
+        """A new session, of an account if users have quotas; nothing is shared with others but the
+        counts of what was answered.
+        """
+        return ContributorSession(self, account)
 
     def connect(self) -> MemoryChannel:
         """A user's channel to this contributor in the same process."""
         return MemoryChannel(self.session())
 
     def deltas(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
-        """(x A) B of one group, side by side, (tokens, outputs) int32, exact in float64."""
+        """(x A) B of one group, side by side, (tokens, outputs) int32, exact in float64.
+
+        Block by block: products of many rows would be spread over all cores, for one user.
+        """
+        blocks = [self._deltas(layer, group, x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
+        return np.concatenate(blocks)
+
+    def _deltas(self, layer: int, group: str, x: np.ndarray) -> np.ndarray:
         index = self.manifest.layers.index(layer)
         parts = []
         for target in self.manifest.groups()[group]:
@@ -132,29 +140,46 @@ class Contributor:
             parts.append(delta.astype(np.int32))
         return np.concatenate(parts, axis=1)
 
-    def prove(self, record: Record) -> bytes:
-        """The messages of the proof about a session; one at a time."""
+    def prove(self, record: Record, wanted: Callable[[], None] = lambda: None) -> bytes:
+        """The messages of the proof about a session; one at a time.
+
+        ``wanted`` is called before each phase, and ends the proof by raising: no opening is taken.
+        """
         function = make_deltas(STORED[self.manifest.dtype])
-        with self._proving:
-            outputs, proof = zkjax.prove(function, context=self.manifest.digest, **self._options)(
-                self.sealed, record.xs
-            )
-            self.report = proof.report or {}
+        outputs, proof = self._proved(function, record, wanted, record.xs)
         given = record.deltas
         if any(not np.array_equal(outputs[t], given[t]) for t in given):
             raise SessionError("internal", "the answers are not what the statement computes")
         record.proof = proof
         return proof.body
 
-    def prove_sealed(self, record: Record, xs: zkjax.Sealed, deltas: zkjax.Sealed) -> bytes:
+    def prove_sealed(
+        self,
+        record: Record,
+        xs: zkjax.Sealed,
+        deltas: zkjax.Sealed,
+        wanted: Callable[[], None] = lambda: None,
+    ) -> bytes:
         """As ``prove``, about activations and deltas that the user has committed to."""
         function = make_differences(STORED[self.manifest.dtype])
+        return self._proved(function, record, wanted, xs, deltas)[1].body
+
+    def _proved(
+        self, function: Callable, record: Record, wanted: Callable[[], None], *args: Any
+    ) -> tuple[Any, zkjax.Proof]:
+        def phase(name: str) -> None:
+            wanted()
+            if self.progress is not None:
+                self.progress(name)
+
+        profile = self.manifest.commitment.profile
         with self._proving:
-            _, proof = zkjax.prove(function, context=self.manifest.digest, **self._options)(
-                self.sealed, xs, deltas
-            )
+            wanted()
+            outputs, proof = zkjax.prove(
+                function, context=record.context, profile=profile, progress=phase
+            )(self.sealed, *args)
             self.report = proof.report or {}
-        return proof.body
+        return outputs, proof
 
 
 def _require_stored(tree: Any) -> None:

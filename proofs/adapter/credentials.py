@@ -9,8 +9,10 @@ import secrets
 import ssl
 from pathlib import Path
 
-from zkjax.errors import SessionError
-from zkjax.files import write_atomically, write_new
+from zkjax.errors import SessionError, StatementError
+from zkjax.files import read_capped, write_atomically, write_new
+
+MAX_TOKEN, MAX_CERTIFICATE = 1 << 12, 1 << 20  # bytes that are read
 
 
 def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
@@ -18,9 +20,11 @@ def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # sessions are not resumed
+    for path in (certificate, key):
+        read_certificate(Path(path))
     try:
-        context.load_cert_chain(str(certificate), str(key))
-    except (OSError, ssl.SSLError) as error:
+        context.load_cert_chain(str(certificate), str(key), password=_no_password)
+    except (OSError, ValueError) as error:
         raise SessionError("certificate", f"{certificate} and {key}: {error}") from error
     return context
 
@@ -36,8 +40,8 @@ def make_token(path: Path) -> str:
 
 def read_token(path: Path) -> str:
     try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+        token = read_capped(path, MAX_TOKEN).decode("ascii").strip()
+    except (StatementError, ValueError) as error:
         raise SessionError("token", f"{path} cannot be read ({error})") from error
     return usable_token(token, str(path))
 
@@ -81,14 +85,26 @@ def make_certificate(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0
     write_atomically(folder / "certificate.pem", certificate.public_bytes(pem))
 
 
+def read_certificate(path: Path) -> bytes:
+    """The contents of a file of certificates or keys; SessionError("certificate")."""
+    try:
+        return read_capped(path, MAX_CERTIFICATE)
+    except StatementError as error:
+        raise SessionError("certificate", str(error)) from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key needs a password; keep one without beside its certificate")
+
+
 def certificate_hosts(path: Path) -> set[str]:
     """The names and addresses that a certificate is for."""
     from cryptography import x509
 
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate = x509.load_pem_x509_certificate(read_certificate(path))
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.ExtensionNotFound) as error:
         raise SessionError("certificate", f"{path} cannot be used ({error})") from error
     return {str(name.value) for name in names}
 
@@ -96,7 +112,10 @@ def certificate_hosts(path: Path) -> set[str]:
 def _alternative(host: str):
     from cryptography import x509
 
-    try:
+    with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
+    try:
         return x509.DNSName(host)
+    except (ValueError, TypeError) as error:
+        detail = f"{host!r} is no name of a host (write others in their ASCII form)"
+        raise SessionError("certificate", detail) from error

@@ -18,7 +18,7 @@ from zkjax.errors import SessionError
 from zkjax.models.config import INPUT_GROUPS
 
 MAGIC = b"ZKJA"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sBBHII")
 GROUPS = tuple(INPUT_GROUPS)
 MAX_TEXT = 500
@@ -89,6 +89,13 @@ class FinishSealed:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Contributor: so many proofs are made before this one; 0: it is being made."""
+
+    ahead: int
+
+
+@dataclass(frozen=True)
 class ProofFrame:
     """Contributor: the messages of its proof."""
 
@@ -109,7 +116,17 @@ class Refusal:
 
 
 Frame = (
-    Hello | Offer | Accept | Query | Answer | Finish | FinishSealed | ProofFrame | Done | Refusal
+    Hello
+    | Offer
+    | Accept
+    | Query
+    | Answer
+    | Finish
+    | FinishSealed
+    | Waiting
+    | ProofFrame
+    | Done
+    | Refusal
 )
 TYPES: tuple[type, ...] = (
     Hello,
@@ -119,6 +136,7 @@ TYPES: tuple[type, ...] = (
     Answer,
     Finish,
     FinishSealed,
+    Waiting,
     ProofFrame,
     Done,
     Refusal,
@@ -209,6 +227,7 @@ class Schema:
         "secrets": sized,
         "body": sized,
         "layer": (lambda v: v.to_bytes(4, "little"), _Reader.number),
+        "ahead": (lambda v: v.to_bytes(4, "little"), _Reader.number),
         "group": (lambda v: bytes([GROUPS.index(v)]), _Reader.group),
         "x": (lambda v: _array(v, "<i2"), lambda r: r.matrix("<i2")),
         "deltas": (lambda v: _array(v, "<i4"), lambda r: r.matrix("<i4")),

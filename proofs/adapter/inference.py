@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import zkjax
+from zkjax import wire
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import read_capped, write_atomically
 from zkjax.models.config import LlamaConfig
@@ -34,17 +35,17 @@ from zkjax.proofs.adapter.statement import (
     is_stored_base,
     make_differences,
     make_inference,
-    one_token_digest,
+    require_valid,
     stored_base,
 )
 from zkjax.proofs.finetune import LOSS_FRACTION
 from zkjax.seal import Sealed
-from zkjax.verify import require_profile, verify_ranges, verify_statement
+from zkjax.verify import require_profile, verify_statement
 
 # What a file may make a verifier allocate: tokens of a sequence, and deltas.
 MAX_LENGTH = 1 << 14
 MAX_ELEMENTS = 1 << 26
-MAX_TEXT = 1 << 24  # bytes of inference.json
+MAX_TEXT = 1 << 20  # bytes of inference.json
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Part:
     xs: Commitment
     deltas: Commitment
     body: bytes
+    session: bytes  # the digest of the session's frames, to which the body is bound
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Inference:
                     "manifest": part.manifest.encode().decode(),
                     "xs": part.xs.identity(),
                     "deltas": part.deltas.identity(),
+                    "session": part.session.hex(),
                 }
             )
         write_atomically(folder / "inference.zkp", self.body)
@@ -114,7 +117,8 @@ class Inference:
         """
         folder = Path(folder)
         try:
-            data = json.loads(read_capped(folder / "inference.json", MAX_TEXT))
+            told = read_capped(folder / "inference.json", MAX_TEXT)
+            data = wire.parse(told, "inference.json", MAX_TEXT)
             parts = []
             for i, told in enumerate(data["parts"]):
                 manifest = Manifest.decode(told["manifest"].encode())
@@ -126,6 +130,7 @@ class Inference:
                         Commitment.from_json(told["xs"]),
                         Commitment.from_json(told["deltas"]),
                         read_capped(folder / f"adapter-{i}.zkp", MAX_PROOF),
+                        wire.hexadecimal(32, 32)(told["session"], "session"),
                     )
                 )
             if tokens is None:
@@ -180,7 +185,7 @@ def prove_inference(
     for peer, x, d in zip(session.peers, xs, deltas, strict=True):
         if any(not np.array_equal(x.tree[g], peer.record.xs[g]) for g in x.tree):
             raise SessionError("record", "the session did not score exactly this prompt", peer.name)
-        part = Part(peer.manifest, x.commitment, d.commitment, b"")
+        part = Part(peer.manifest, x.commitment, d.commitment, b"", peer.digest)
 
         def check(body: bytes, part=part) -> None:
             part.body = body
@@ -255,7 +260,7 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
     traced = trace_call(make_differences(STORED[manifest.dtype]), args)
     zeros = [np.broadcast_to(0, x.shape) for x in jax.tree.leaves(
         answers(manifest, tokens))]  # fmt: skip
-    claims = traced.claims(args, profile, zeros, context=manifest.digest)
+    claims = traced.claims(args, profile, zeros, context=manifest.digest + part.session)
     verify_statement(traced.statement, zkjax.Proof(claims, part.body))
 
 
@@ -288,11 +293,7 @@ def verify_inference(
         _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):
         try:
-            part.manifest.check()
-            part.manifest.require_base(inference.config)
-            known = part.manifest.statement == one_token_digest(part.manifest)
-            _require(known, "the manifest names another statement")
-            verify_ranges(part.manifest.commitment)
+            require_valid(part.manifest, config=inference.config, least=least)
             _verify_part(part, tokens, inference.profile)
         except VerificationError as error:
             raise VerificationError(error.check, f"adapter {i}: {error.detail}") from error

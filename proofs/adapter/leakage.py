@@ -1,27 +1,26 @@
 """How much of an adapter its users could have learned from the answers.
 
 Every answered activation x reveals something of A and B. In one answer a column of x A is one
-number of 16 bits, so m answers tell at most 16 m bits of a column of A. What a column holds is its
-size times the entropy H of its entries; the owner refuses queries once 16 m / H exceeds a share of
-that size. Counting only the directions in which x lies would not do: multiples and sums of known
-activations are new questions, because x A is rounded and A holds small integers.
+number of 16 bits, so m answers tell at most 16 m bits of a column of A. The owner refuses queries
+once so many bits could tell a share of the entries of some column. Counting only the directions in
+which x lies would not do: multiples and sums of known activations are new questions, because x A is
+rounded and A holds small integers. By linear algebra A B is known in as many directions as the
+activations have rank; the same share limits that too.
 
-The rank of all activations is counted too, for information: in so many directions A B is known by
-linear algebra alone. Both counts only grow, over all sessions, users and restarts; those in the
-file count, so that a second counter of the same file starts where the first is.
+Both counts only grow, over all sessions, users and restarts (``ledger``).
 """
 
 from __future__ import annotations
 
-import json
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from zkjax import state
-from zkjax.errors import OptionError, SealError, SessionError
+from zkjax.errors import OptionError, SessionError
+from zkjax.proofs.adapter.ledger import Beyond, Ledger
 from zkjax.proofs.adapter.manifest import Manifest
 
 # Of a residual, relative to the activation's norm. A component this small moves x A by less than
@@ -31,20 +30,54 @@ DEFAULT_FRACTION = 0.5
 ANSWER_BITS = 16  # of one column of x A, rounded
 BLOCK = 64  # activations that are compared at a time
 
+Site = tuple[int, str]  # layer, input group
 
-def answer_cost(a: np.ndarray) -> float:
-    """How many entries of a column of A, (inputs, r) integers, one answer may tell: 16 bits over
-    the entropy of an entry, estimated from their frequencies (never too high for few entries), but
-    no more than there are.
+
+def entry_bits(column: np.ndarray) -> np.ndarray:
+    """The least that each integer of a column tells, in bits, to who knows how common it is.
+
+    Values that occur about equally often (within a factor of 2) are a class; an entry among N of
+    its class whose value occurs n times holds log2(N / n) bits. Whoever knows beforehand which
+    entries are small, or zero, or of few values, needs no more. The value of a class that has one
+    only holds what tells its place: the entropy of being in the class or not.
     """
-    _, counts = np.unique(a, return_counts=True)
-    share = counts / counts.sum()
-    entropy = float(-np.sum(share * np.log2(share)))
-    return ANSWER_BITS / max(entropy, ANSWER_BITS / len(a))
+    _, which, counts = np.unique(column, return_inverse=True, return_counts=True)
+    classes = np.log2(counts).astype(int)
+    size = np.bincount(classes, weights=counts)[classes]
+    share = size / len(column)
+    other = np.clip(1 - share, 1 / len(column), 1)
+    place = np.minimum(-share * np.log2(share) - other * np.log2(other), -np.log2(share))
+    return np.where(size == counts, place, np.log2(size / counts))[which]
+
+
+def reading_bits(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """(inputs + 1,): the fewest bits that tell so many entries of some column of these matrices,
+    (inputs, r) integers each, the cheapest first; at least one bit for any.
+    """
+    columns = [np.cumsum(np.sort(entry_bits(column))) for a in matrices for column in a.T]
+    return np.concatenate([[0.0], np.maximum(np.min(columns, axis=0), 1.0)])
+
+
+class Asking(NamedTuple):
+    """Counts of the one who asks, and their limits, for the same entry of the ledger."""
+
+    counts: Mapping[str, int]
+    most: Mapping[str, int]
 
 
 class Leakage:
-    """Counts answers and queried dimensions; refuses queries beyond ``max_fraction``."""
+    """Counts answers and queried dimensions; refuses queries beyond ``max_fraction``.
+
+    Args:
+      max_fraction: the share of the inputs of each site, in rank and in entries of a column of A,
+        that users may learn; 1 allows all.
+      path: the file of the counts, which ``Ledger.start`` made; without one they are kept in
+        memory.
+
+    Attributes:
+      readings: for each site the bits that tell so many entries (``reading_bits``), which the
+        contributor knows. Without them an answer tells one entry.
+    """
 
     def __init__(
         self,
@@ -55,101 +88,88 @@ class Leakage:
     ):
         if not 0 < max_fraction <= 1:
             raise OptionError("max_fraction must be above 0 and at most 1")
-        self.max_fraction, self.path = max_fraction, path
-        self._manifest = manifest.digest.hex()
+        self.max_fraction = max_fraction
+        self.ledger = Ledger(manifest.digest.hex(), path)
+        self.readings: Mapping[Site, np.ndarray] = {}
         self._size = {g: manifest.inputs(g) for g in manifest.groups()}
-        keys = [(layer, g) for layer in manifest.layers for g in self._size]
-        self._tokens = dict.fromkeys(keys, 0)
-        self._told = dict.fromkeys(keys, 0.0)  # entries of a column of A
-        self._earlier = dict.fromkeys(keys, 0)
-        self._basis = {key: np.zeros((0, self._size[key[1]])) for key in keys}
+        self.sites: list[Site] = [(layer, g) for layer in manifest.layers for g in self._size]
+        self._basis = {site: np.zeros((0, self._size[site[1]])) for site in self.sites}
+        self._full = dict.fromkeys(self.sites, False)  # no memory for more directions
         self._room = memory_bytes
-        self._uncounted = dict.fromkeys(keys, 0)
-        self._lock = threading.Lock()
-        if path is not None:
-            self._resume(state.read(path))
+        self._locks = {site: threading.Lock() for site in self.sites}
+        self._memory = threading.Lock()
 
-    def _resume(self, saved: bytes | None) -> None:
-        """Take over the counts of the file; SealError if it does not tell them."""
-        if saved is None:
-            return
+    def admit(self, layer: int, group: str, x: np.ndarray, asking: Asking | None = None) -> None:
+        """Count the activations (tokens, inputs) of one query, on disk; SessionError("leakage")
+        beyond the limit, and then nothing is counted and nothing may be answered.
+
+        Raises:
+          Beyond: a count of ``asking`` exceeds its limit.
+        """
+        site = layer, group
+        tokens, dimension = (key_of(site, name) for name in ("tokens", "dimension"))
+        most = {}
+        if self.max_fraction < 1:
+            most = {tokens: self._allowed(site), dimension: self._limit(site)}
+            if self.ledger[tokens] + len(x) > most[tokens]:
+                raise self._refusal(site)
+        with self._locks[site]:
+            new = self._new_directions(site, x.astype(np.float64))
+            known = len(self._basis[site])
+        counts = {tokens: len(x), dimension: len(new)}
+        if asking is not None:
+            counts, most = {**counts, **asking.counts}, {**most, **asking.most}
         try:
-            counts = json.loads(saved)
-            if counts["manifest"] != self._manifest:
-                raise SealError(f"{self.path} is about another adapter")
-            for key in self._tokens:
-                entry = counts["{}/{}".format(*key)]
-                told = float(entry["told"])
-                tokens, dimension = int(entry["tokens"]), int(entry["dimension"])
-                if not (told >= 0 and min(tokens, dimension) >= 0):
-                    raise ValueError("a count is negative or no number")
-                self._told[key] = max(self._told[key], told)
-                self._tokens[key] = max(self._tokens[key], tokens)
-                here = len(self._basis[key]) + self._uncounted[key]
-                self._earlier[key] = max(self._earlier[key], dimension - here)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SealError(
-                f"{self.path} is damaged: what the adapter has revealed is not known ({error!r})"
-            ) from error
+            self.ledger.count(counts, most)
+        except Beyond as error:
+            raise (self._refusal(site) if error.key in (tokens, dimension) else error) from None
+        with self._locks[site]:
+            if len(self._basis[site]) != known and not self._full[site]:
+                new = _beside(self._basis[site], new)  # others have been answered meanwhile
+            self._remember(site, new)
+
+    def _refusal(self, site: Site) -> SessionError:
+        """Without counts: they would tell one user how much others have asked."""
+        return SessionError(
+            "leakage",
+            f"layer {site[0]} {site[1]}: the query would exceed what the owner lets users learn "
+            "(max_fraction, --max-rank-fraction); send fewer tokens",
+        )
+
+    def _limit(self, site: Site) -> int:
+        size = self._size[site[1]]
+        return min(int(self.max_fraction * size), size - 1)
+
+    def _allowed(self, site: Site) -> int:
+        """The most answers that tell no more than the limit."""
+        limit = self._limit(site)
+        if site not in self.readings:
+            return limit
+        bits = self.readings[site][limit + 1]
+        return int(np.ceil(bits / ANSWER_BITS)) - 1
+
+    def told(self, layer: int, group: str) -> int:
+        """How many entries of some column of A the answers so far may tell, at most all."""
+        site = layer, group
+        answers = self.ledger[key_of(site, "tokens")]
+        if site not in self.readings:
+            return min(answers, self._size[group])
+        return int(np.searchsorted(self.readings[site], ANSWER_BITS * answers, side="right")) - 1
 
     def dimension(self, layer: int, group: str) -> int:
-        """The rank of the activations answered at a site; more once memory is used up."""
-        key = layer, group
-        known = self._earlier[key] + len(self._basis[key]) + self._uncounted[key]
-        return min(known, self._size[group])
-
-    def admit(self, layer: int, group: str, x: np.ndarray, cost: float = 1.0) -> None:
-        """Count the activations (tokens, inputs) of one query; SessionError("leakage") beyond the
-        limit, and then nothing is counted and nothing may be answered.
-
-        Args:
-          cost: entries of a column of A that one answer may tell, see ``answer_cost``.
+        """The rank of the activations answered at a site; more once memory is used up, or after a
+        restart.
         """
-        key = layer, group
+        return min(self.ledger[key_of((layer, group), "dimension")], self._size[group])
 
-        def counted(saved: bytes | None) -> bytes:
-            self._resume(saved)
-            self._count(key, x, cost)
-            return self._encode()
-
-        with self._lock:
-            tables: Any = self._tokens, self._told, self._basis, self._uncounted
-            room, before = self._room, [table[key] for table in tables]
-            try:
-                if self.path is None:
-                    counted(None)
-                else:
-                    state.change({self.path: counted})  # before the answer leaves
-            except BaseException:
-                for table, value in zip(tables, before, strict=True):
-                    table[key] = value
-                self._room = room
-                raise
-
-    def _count(self, key: tuple[int, str], x: np.ndarray, cost: float) -> None:
-        size = self._size[key[1]]
-        told = self._told[key] + cost * len(x)
-        if self.max_fraction < 1 and told > self.max_fraction * size:
-            # No counts: they would tell one user how much others have asked.
-            raise SessionError(
-                "leakage",
-                f"layer {key[0]} {key[1]}: the query would exceed what the owner lets users "
-                "learn (max_fraction, --max-rank-fraction); send fewer tokens",
-            )
-        new = self._new_directions(key, x.astype(np.float64))
-        stored = new[: max(0, self._room // (8 * size))]
-        self._room -= stored.nbytes
-        self._basis[key] = np.concatenate([self._basis[key], stored])
-        self._uncounted[key] += len(new) - len(stored)
-        self._tokens[key] += len(x)
-        self._told[key] = told
-
-    def _new_directions(self, key, x: np.ndarray) -> np.ndarray:
+    def _new_directions(self, site: Site, x: np.ndarray) -> np.ndarray:
         """Orthonormal directions of x outside the counted space; all rows once memory is full."""
-        if self._uncounted[key]:
+        if self._full[site]:
             return x
-        space = self._basis[key]
+        space = self._basis[site]
         known = len(space)
+        if known >= x.shape[1]:
+            return x[:0]
         rows = np.unique(x[np.any(x, axis=1)], axis=0)
         for start in range(0, len(rows), BLOCK):
             if len(space) >= x.shape[1]:
@@ -159,9 +179,18 @@ class Leakage:
             space = np.concatenate([space, _beside(space, block)])
         return space[known : max(known, x.shape[1])]
 
+    def _remember(self, site: Site, new: np.ndarray) -> None:
+        if self._full[site]:
+            return
+        with self._memory:
+            stored = new[: max(0, self._room // (8 * new.shape[1]))]
+            self._room -= stored.nbytes
+        self._full[site] = len(stored) < len(new)
+        self._basis[site] = np.concatenate([self._basis[site], stored])
+
     def fraction(self, layer: int, group: str) -> float:
         """The share of a site that users may know, at most 1."""
-        return min(1.0, self._told[layer, group] / self._size[group])
+        return max(self.told(layer, group), self.dimension(layer, group)) / self._size[group]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """For each site: tokens answered, entries of a column of A that they may tell, the rank of
@@ -169,32 +198,23 @@ class Leakage:
         """
         return {
             f"{layer}/{group}": {
-                "tokens": tokens,
-                "told": self._told[layer, group],
+                "tokens": self.ledger[key_of((layer, group), "tokens")],
+                "told": self.told(layer, group),
                 "dimension": self.dimension(layer, group),
                 "size": self._size[group],
                 "fraction": self.fraction(layer, group),
             }
-            for (layer, group), tokens in self._tokens.items()
+            for layer, group in self.sites
         }
 
     def worst(self) -> float:
         """The largest fraction over all sites."""
-        return max(entry["fraction"] for entry in self.summary().values())
+        return max(self.fraction(*site) for site in self.sites)
 
-    def save(self) -> None:
-        """Keep the counts for the next run of the server."""
 
-        def merged(saved: bytes | None) -> bytes:
-            self._resume(saved)
-            return self._encode()
-
-        with self._lock:
-            if self.path is not None:
-                state.change({self.path: merged})
-
-    def _encode(self) -> bytes:
-        return json.dumps({"manifest": self._manifest} | self.summary(), indent=1).encode()
+def key_of(site: Site, name: str) -> str:
+    """The name of a count of a site in the ledger."""
+    return f"{site[0]}/{site[1]} {name}"
 
 
 def _beside(space: np.ndarray, block: np.ndarray) -> np.ndarray:

@@ -5,22 +5,37 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from zkjax.argument.budget import PROFILES
 from zkjax.errors import SessionError, VerificationError, ZkjaxError
 from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
-from zkjax.proofs.adapter.channel import Channel
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import Manifest
-from zkjax.proofs.adapter.record import Digest, Record
-from zkjax.proofs.adapter.statement import one_token_digest
-from zkjax.verify import verify_ranges
+from zkjax.proofs.adapter.record import Digest, Limits, Record
+from zkjax.proofs.adapter.statement import require_valid
 
 REASON_SECONDS = 1.0  # to hear why the peer has closed the connection
+MAX_WAITING = 1 << 10  # users before this one that a contributor may name
+
+
+class Channel(Protocol):
+    """The user's end. Every failure is a ``SessionError`` that names what happened."""
+
+    def send(self, data: bytes) -> None:
+        """Send one frame."""
+        ...
+
+    def receive(self, seconds: float) -> bytes:
+        """The next frame; SessionError("idle") if none comes in time."""
+        ...
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+        ...
 
 
 class Peer:
@@ -31,6 +46,7 @@ class Peer:
       config: the base model; an adapter that does not fit it is refused.
       manifest: the digest that the manifest must have, if the adapter is known before.
       least: the least security profile accepted.
+      progress: called with how many proofs are made before this one.
     """
 
     def __init__(
@@ -42,8 +58,9 @@ class Peer:
         manifest: str | bytes | None = None,
         least: str = "s100",
         limits: Limits | None = None,
+        progress: Callable[[str], None] = lambda message: None,
     ):
-        self.channel, self.name, self.least = channel, name, least
+        self.channel, self.name, self.least, self.progress = channel, name, least, progress
         self.limits = limits or Limits()
         self._sent = self._received = 0
         self._ended = False
@@ -76,25 +93,27 @@ class Peer:
             raise self._named(error) from error
         return self.manifest.split(group, np.concatenate(parts))
 
+    @property
+    def digest(self) -> bytes:
+        """That of all frames so far."""
+        return self._digest.value
+
     def finish(self) -> Record:
         """Ask for the proof and check it against what was sent and received."""
-
-        def check(body: bytes) -> None:
-            self.record.verify(body, self.least)
-
-        return self._finish(frames.Finish(self._digest.value), check)
+        return self._finish(frames.Finish(self.digest), self.record.verify)
 
     def finish_sealed(self, commitments, shared: bytes, check) -> Record:
         """The same for sealed activations and deltas; ``check`` verifies the messages."""
         data = json.dumps([c.identity() for c in commitments], sort_keys=True).encode()
-        return self._finish(frames.FinishSealed(self._digest.value, data, shared), check)
+        return self._finish(frames.FinishSealed(self.digest, data, shared), check)
 
-    def _finish(self, request: frames.Frame, check) -> Record:
+    def _finish(self, request: frames.Finish | frames.FinishSealed, check) -> Record:
         try:
             self._require_open()
             _ = self.record.tokens
+            self.record.session = request.digest
             self._send(request)
-            check(self._expect(frames.ProofFrame, self.limits.proof_seconds).body)
+            check(self._awaited_proof())
             self._send(frames.Done())
         except VerificationError as error:
             self.abandon("proof", f"rejected: {error.check}")
@@ -125,26 +144,34 @@ class Peer:
         self.record.add(layer, group, x, answer.deltas)
         return answer.deltas
 
+    def _awaited_proof(self) -> bytes:
+        """The proof's messages. The contributor may say that others come first, and fewer every
+        time, so it cannot keep its user waiting for ever.
+        """
+        ahead = MAX_WAITING
+        while True:
+            frame = self._expect(frames.ProofFrame | frames.Waiting, self.limits.proof_seconds)
+            if isinstance(frame, frames.ProofFrame):
+                return frame.body
+            if frame.ahead >= ahead:
+                raise SessionError("frame", f"{frame.ahead} proofs come first, after {ahead}")
+            ahead = frame.ahead
+            if ahead:
+                self.progress(f"{ahead} proof{'s' * (ahead > 1)} before that of {self.name}")
+
     def _tokens_per_frame(self, group: str) -> int:
         widest = max(2 * self.manifest.inputs(group), 4 * self.manifest.outputs(group))
-        return max(1, (self.limits.frame_bytes - 64) // widest)
+        fitting = max(1, (self.limits.frame_bytes - 64) // widest)
+        return min(fitting, self.limits.query_rows)
 
     def _pinned(
         self, offer: frames.Offer, config: LlamaConfig | None, expected: str | bytes | None
     ) -> Manifest:
         manifest = Manifest.decode(offer.manifest)
-        if config is not None:  # first of all: it bounds every size in the manifest
-            manifest.require_base(config)
-        if expected is not None:
-            manifest.require_digest(expected)
-        profile = manifest.commitment.profile
-        if PROFILES[profile].bits < PROFILES[self.least].bits:
-            raise SessionError("profile", f"the adapter is committed with {profile}")
-        if manifest.statement != one_token_digest(manifest):
-            raise SessionError("manifest", "the contributor would prove another statement")
-        with_proof = replace(manifest.commitment, range_proof=offer.range_proof)
-        verify_ranges(with_proof)
-        return replace(manifest, commitment=with_proof)
+        commitment = replace(manifest.commitment, range_proof=offer.range_proof)
+        manifest = replace(manifest, commitment=commitment)
+        require_valid(manifest, config=config, expected=expected, least=self.least)
+        return manifest
 
     def _require_open(self) -> None:
         if self._ended:
@@ -170,7 +197,7 @@ class Peer:
             if error.check == "refused":
                 raise
 
-    def _expect(self, kind: type, seconds: float | None = None):
+    def _expect(self, kind: Any, seconds: float | None = None):
         data = self.channel.receive(seconds or self.limits.idle_seconds)
         frame = frames.decode(data, self._received, self.limits.frame_bytes)
         self._received += 1

@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import zkjax
-from zkjax.errors import SessionError, StatementError
+from zkjax import wire
+from zkjax.errors import SessionError
 from zkjax.files import read_capped, write_atomically
+from zkjax.models.config import LlamaConfig
 from zkjax.program.trace import trace_call
 from zkjax.proofs.adapter.manifest import MAX_BYTES, STORED, Manifest
-from zkjax.proofs.adapter.statement import example, make_deltas
-from zkjax.verify import require_profile, verify_statement
+from zkjax.proofs.adapter.statement import example, make_deltas, require_valid
+from zkjax.tensors import Described, read_tensors
+from zkjax.verify import verify_statement
 
 MAX_PROOF = 1 << 26
-FILES = ("manifest.json", "range.zkp", "record.safetensors", "proof.zkp")
-MOST = (MAX_BYTES, MAX_PROOF, 1 << 32, MAX_PROOF)  # bytes of each that are read
+MAX_RECORD = 1 << 32
+FILES = ("manifest.json", "range.zkp", "record.safetensors", "proof.zkp", "session")
+MOST = (MAX_BYTES, MAX_PROOF, MAX_RECORD, MAX_PROOF, 64)  # bytes of each that are read
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a session, the same on both sides; the server adds ``sessions``.
+
+    Attributes:
+      frame_bytes: the largest frame that is read.
+      query_rows: activations that one query may hold.
+      session_bytes: activations and deltas that the record of one session may hold.
+      idle_seconds: how long a peer may be silent, or not read.
+      proof_seconds: how long a user waits for a proof.
+      session_seconds: the longest session.
+      sessions: sessions at a time.
+    """
+
+    frame_bytes: int = 32 << 20
+    query_rows: int = 1024
+    session_bytes: int = 128 << 20
+    idle_seconds: float = 60.0
+    proof_seconds: float = 900.0
+    session_seconds: float = 3600.0
+    sessions: int = 32
 
 
 class Record:
@@ -27,11 +56,13 @@ class Record:
 
     Attributes:
       manifest: what the contributor pinned, with its range proof.
+      session: the digest of all frames before the request for a proof, once that has come.
       proof: the contributor's proof, once it has come.
     """
 
     def __init__(self, manifest: Manifest, limit: int | None = None):
         self.manifest, self.limit = manifest, limit
+        self.session = b""
         self.proof: zkjax.Proof | None = None
         self.size = 0
         self._tokens = Counter[tuple[int, str]]()
@@ -79,10 +110,16 @@ class Record:
             out |= self.manifest.split(group, self._stacked(self._deltas, group))
         return {t: np.ascontiguousarray(v) for t, v in out.items()}
 
-    def verify(self, body: bytes, least: str = "s100") -> None:
-        """Check a contributor's proof against this record alone; VerificationError otherwise."""
+    @property
+    def context(self) -> bytes:
+        """What the proof is bound to: the adapter and the session."""
+        return self.manifest.digest + self.session
+
+    def verify(self, body: bytes) -> None:
+        """Check a contributor's proof against this record; VerificationError otherwise. The
+        manifest is believed: ``require_valid`` checks it.
+        """
         manifest = self.manifest
-        require_profile(manifest.commitment.profile, least)
         _ = self.tokens
         args = (manifest.commitment.like(example(manifest)), self.xs)
         traced = trace_call(make_deltas(STORED[manifest.dtype]), args)
@@ -91,7 +128,7 @@ class Record:
             args,
             manifest.commitment.profile,
             [deltas[t] for t in sorted(deltas)],
-            context=manifest.digest,
+            context=self.context,
         )
         proof = zkjax.Proof(claims, body)
         verify_statement(traced.statement, proof)
@@ -111,42 +148,46 @@ class Record:
         write_atomically(folder / FILES[1], self.manifest.commitment.range_proof or b"")
         write_atomically(folder / FILES[2], save(tensors), private=True)
         write_atomically(folder / FILES[3], self.proof.body)
+        write_atomically(folder / FILES[4], self.session.hex().encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple[Record, bytes]:
         """A saved record and its proof's messages, not yet verified."""
-        from safetensors.numpy import load
-
         folder = Path(folder)
-        try:
-            data = [read_capped(folder / n, most) for n, most in zip(FILES, MOST, strict=True)]
-            manifest, range_proof, body = Manifest.decode(data[0]), data[1], data[3]
-            tensors = load(data[2])
-        except (SessionError, StatementError):
-            raise
-        except Exception as error:  # whatever the files hold
-            raise StatementError(f"{folder} is not a saved session: {error!r}") from error
+        told, range_proof, body, session = (
+            read_capped(folder / FILES[i], MOST[i]) for i in (0, 1, 3, 4)
+        )
+        manifest = Manifest.decode(told)
         commitment = replace(manifest.commitment, range_proof=range_proof)
-        manifest = replace(manifest, commitment=commitment)
-        record = cls(manifest)
-        names = {f"x.{g}" for g in manifest.groups()} | {f"delta.{t}" for t in manifest.targets}
-        if set(tensors) != names:
-            raise SessionError("record", "the saved arrays are not those of the manifest")
-        tokens = {v.shape[1] if v.ndim == 3 else -1 for v in tensors.values()}
-        if len(tokens) != 1:
+        record = cls(replace(manifest, commitment=commitment))
+        record.session = wire.hexadecimal(32, 32)(session.decode("latin-1"), FILES[4])
+        layers, groups = len(manifest.layers), manifest.groups()
+        wanted = {f"x.{g}": ("I16", (layers, -1, manifest.inputs(g))) for g in groups} | {
+            f"delta.{t}": ("I32", (layers, -1, o)) for t, (_, o) in manifest.targets.items()
+        }
+        require = partial(_require_described, wanted)
+        arrays = read_tensors(folder / FILES[2], MAX_RECORD, require)
+        if len({v.shape[1] for v in arrays.values()}) != 1:
             raise SessionError("record", "the saved arrays differ in their tokens")
-        (n,) = tokens
-        for group, targets in manifest.groups().items():
-            x = tensors[f"x.{group}"]
-            deltas = [tensors[f"delta.{t}"] for t in targets]
-            shapes = [(len(manifest.layers), n, manifest.targets[t][1]) for t in targets]
-            if x.shape != (len(manifest.layers), n, manifest.inputs(group)) or x.dtype != np.int16:
-                raise SessionError("record", f"x.{group} has another shape or type")
-            if [d.shape for d in deltas] != shapes or any(d.dtype != np.int32 for d in deltas):
-                raise SessionError("record", f"deltas of {group} have another shape or type")
+        for group, targets in groups.items():
+            x = arrays[f"x.{group}"]
             for i, layer in enumerate(manifest.layers):
-                record.add(layer, group, x[i], np.concatenate([d[i] for d in deltas], axis=1))
+                deltas = [arrays[f"delta.{t}"][i] for t in targets]
+                record.add(layer, group, x[i], np.concatenate(deltas, axis=1))
         return record, body
+
+
+def _require_described(
+    wanted: Mapping[str, tuple[str, tuple[int, ...]]], found: Mapping[str, Described]
+) -> None:
+    """SessionError unless these are the arrays of a manifest, of any number of tokens."""
+    if set(found) != set(wanted):
+        raise SessionError("record", "the saved arrays are not those of the manifest")
+    for name, (dtype, (layers, _, size)) in wanted.items():
+        shape = found[name].shape
+        right = len(shape) == 3 and (shape[0], shape[2]) == (layers, size)
+        if found[name].dtype != dtype or not right:
+            raise SessionError("record", f"{name} has another shape or type")
 
 
 class Digest:
@@ -164,8 +205,14 @@ class Digest:
         return self._hash.copy().digest()
 
 
-def verify_session(folder: str | Path, least: str = "s100") -> Record:
-    """Verify a saved session of either side again; VerificationError names the check that fails."""
+def verify_session(
+    folder: str | Path, least: str = "s100", *, config: LlamaConfig | None = None
+) -> Record:
+    """Verify a saved session of either side again; VerificationError names the check that fails.
+
+    With ``config`` the adapter has to fit this base model.
+    """
     record, body = Record.load(folder)
-    record.verify(body, least)
+    require_valid(record.manifest, config=config, least=least)
+    record.verify(body)
     return record

@@ -13,11 +13,9 @@ from zkjax._compat import x64
 from zkjax.errors import SessionError, ValueRangeError
 from zkjax.models.config import LlamaConfig
 from zkjax.models.llama import Cache, mean_loss, no_deltas
-from zkjax.proofs.adapter.channel import Channel
-from zkjax.proofs.adapter.limits import Limits
 from zkjax.proofs.adapter.manifest import ACTIVATION_FRACTION, PRODUCT_FRACTION
-from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import Record
+from zkjax.proofs.adapter.peer import Channel, Peer
+from zkjax.proofs.adapter.record import Limits, Record
 from zkjax.proofs.adapter.statement import NUMERICS, is_stored_base
 from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
 
@@ -72,7 +70,15 @@ class Session:
                 progress(f"pin {name}")
                 pinned = expected.get(name)
                 self.peers.append(
-                    Peer(channel, name, least=least, limits=limits, config=config, manifest=pinned)
+                    Peer(
+                        channel,
+                        name,
+                        least=least,
+                        limits=limits,
+                        config=config,
+                        manifest=pinned,
+                        progress=progress,
+                    )
                 )
         except BaseException:
             self.close()

@@ -18,6 +18,7 @@ from flax import nnx
 
 import zkjax
 from zkjax import fixed
+from zkjax.errors import SessionError
 from zkjax.models.config import INPUT_GROUPS, LlamaConfig
 from zkjax.models.llama import Llama, lora_delta, mean_loss
 from zkjax.models.numerics import FixedPoint
@@ -28,6 +29,7 @@ from zkjax.proofs.adapter.manifest import (
     Manifest,
 )
 from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
+from zkjax.verify import require_profile, verify_ranges
 
 NUMERICS = FixedPoint()
 GROUP_OF = {target: group for group, targets in INPUT_GROUPS.items() for target in targets}
@@ -170,3 +172,33 @@ def one_token_digest(manifest: Manifest) -> str:
     function = make_deltas(STORED[manifest.dtype])
     private = zkjax.Private(example(manifest), ranged=True)
     return zkjax.trace(function)(private, activations(manifest, 1)).digest.hex()
+
+
+def require_valid(
+    manifest: Manifest,
+    *,
+    config: LlamaConfig | None = None,
+    expected: str | bytes | None = None,
+    least: str = "s100",
+) -> None:
+    """All that whoever relies on a manifest checks first, user, verifier and third party alike.
+
+    Args:
+      manifest: with the range proof in its commitment.
+      config: the base model that the adapter must fit.
+      expected: the digest that the manifest must have.
+      least: the least security profile.
+    Raises:
+      SessionError, VerificationError: it contradicts itself or the base model, is another one, is
+        committed with less security, names another statement than its contributor would prove, or
+        its weights are not proved to be in range.
+    """
+    manifest.check()
+    if config is not None:  # before anything is computed: it bounds every size in the manifest
+        manifest.require_base(config)
+    if expected is not None:
+        manifest.require_digest(expected)
+    require_profile(manifest.commitment.profile, least)
+    if manifest.statement != one_token_digest(manifest):
+        raise SessionError("manifest", "it names another statement than its contributor proves")
+    verify_ranges(manifest.commitment)

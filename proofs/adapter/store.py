@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import zkjax
 from zkjax import fixed, state
 from zkjax.errors import SealError, SessionError
-from zkjax.files import new_folder, write_atomically
+from zkjax.files import new_folder, open_regular, read_capped, write_atomically
 from zkjax.models.llama import Adapter
 from zkjax.models.peft import load_adapter
 from zkjax.proofs.adapter.contributor import (
@@ -24,8 +25,9 @@ from zkjax.proofs.adapter.contributor import (
     rounded_weights,
 )
 from zkjax.proofs.adapter.leakage import DEFAULT_FRACTION, Leakage
-from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.manifest import WEIGHT_FRACTION, Manifest, dyadic_scale
+from zkjax.proofs.adapter.ledger import Ledger
+from zkjax.proofs.adapter.manifest import MAX_BYTES, WEIGHT_FRACTION, Manifest, dyadic_scale
+from zkjax.proofs.adapter.record import Limits
 from zkjax.proofs.adapter.statement import example
 
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
@@ -57,15 +59,27 @@ def commit_folder(
     into B unless it is a power of two. With ``sealed``, a file that a fine-tuning proof left (with
     24 fraction bits), the commitment is that of the proof; its weights must be the adapter's.
     """
+    if sealed is not None and sessions is not None:
+        raise SealError("the sealed adapter has its number of openings; leave out sessions")
+    out = new_folder(out)
+    try:
+        return _commit(adapter, out, sealed, sessions, profile)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # if nothing is in it
+        raise
+
+
+def _commit(
+    adapter: Path, out: Path, sealed: Path | None, sessions: int | None, profile: str
+) -> Committed:
     weights, layers, scale = load_adapter(adapter)
     log2_scale = dyadic_scale(scale)
-    out = new_folder(out)
     if sealed is not None:
-        if sessions is not None:
-            raise SealError("the sealed adapter has its number of openings; leave out sessions")
         if log2_scale is None:
             raise SessionError("manifest", f"alpha / r = {scale} is not a power of two")
-        value = zkjax.Sealed.load(sealed, like=weights)
+        with open_regular(sealed):
+            value = zkjax.Sealed.load(sealed, like=weights)
         same = jax.tree.map(
             lambda kept, told: (
                 kept.shape == told.shape
@@ -89,8 +103,19 @@ def commit_folder(
             stored, layers, log2_scale or 0, sessions=sessions or DEFAULT_SESSIONS, profile=profile
         )
         value.save(out / SEALED)
+    _start_counts(manifest, value.path or out / SEALED)
     write_atomically(out / MANIFEST, manifest.encode())
     return Committed(manifest, value.remaining, rounding, module)
+
+
+def _start_counts(manifest: Manifest, path: Path) -> None:
+    """Counts of answers beside a sealed adapter, unless it has them; SealError if it had."""
+    counts, received = _beside(path, LEAKAGE), _beside(path, RECEIVED)
+    if not counts.exists():
+        if received.exists():
+            raise SealError(f"{counts} is missing: what this commitment has revealed is not known")
+        Ledger.start(manifest.digest.hex(), counts)
+    received.mkdir(mode=0o700, exist_ok=True)
 
 
 def _rounding(exact: Adapter, stored: Any, layers: tuple[int, ...]) -> tuple[float, str]:
@@ -131,9 +156,8 @@ def load_contributor(
     of what has leaked, and of what users have shared, belong to the sealed adapter.
     """
     try:
-        manifest = Manifest.decode((folder / MANIFEST).read_bytes())
-        elsewhere = folder / ELSEWHERE
-        path = Path(elsewhere.read_text()) if elsewhere.exists() else folder / SEALED
+        manifest = Manifest.decode(read_capped(folder / MANIFEST, MAX_BYTES))
+        path = sealed_path(folder)
         lock = state.lock(_beside(path, LOCK), wait=False)
     except BlockingIOError:
         raise SealError(f"the adapter of {folder} is already being served") from None
@@ -142,7 +166,8 @@ def load_contributor(
     try:
         received = _beside(path, RECEIVED)
         received.mkdir(mode=0o700, exist_ok=True)
-        sealed = zkjax.Sealed.load(path, like=example(manifest))
+        with open_regular(path):
+            sealed = zkjax.Sealed.load(path, like=example(manifest))
         commitment = replace(manifest.commitment, range_proof=sealed.commitment.range_proof)
         contributor = Contributor(
             sealed,
@@ -157,6 +182,18 @@ def load_contributor(
         raise
     weakref.finalize(contributor, os.close, lock)
     return contributor
+
+
+def sealed_path(folder: Path) -> Path:
+    """Where the sealed adapter of a folder lies."""
+    elsewhere = folder / ELSEWHERE
+    return Path(read_capped(elsewhere, 1 << 12).decode()) if elsewhere.exists() else folder / SEALED
+
+
+def counts_of(folder: Path) -> Leakage:
+    """What the adapter of a folder has revealed so far, and to whom; to look at."""
+    manifest = Manifest.decode(read_capped(folder / MANIFEST, MAX_BYTES))
+    return Leakage(manifest, path=_beside(sealed_path(folder), LEAKAGE))
 
 
 def _beside(path: Path, suffix: str) -> Path:

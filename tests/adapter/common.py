@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from zkjax.models.config import LlamaConfig
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.ledger import Ledger
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import Digest
+from zkjax.proofs.adapter.record import Digest, Limits
 from zkjax.proofs.adapter.statement import one_token_digest
 from zkjax.verify import verify_ranges
 
@@ -74,8 +75,16 @@ def contributor(
     sealed.counter.left = 40
     leakage = leakage or Leakage(manifest, 1.0)
     owner = Contributor(sealed, manifest, leakage=leakage, limits=limits)
-    owner.costs = dict.fromkeys(owner.costs, 1.0)
+    owner.leakage.readings = {}
     return owner
+
+
+def counting(fraction: float, path: Path) -> Leakage:
+    """What the adapter has revealed, counted in a file, which is started if there is none."""
+    manifest = committed()[1]
+    if not path.exists():
+        Ledger.start(manifest.digest.hex(), path)
+    return Leakage(manifest, fraction, path)
 
 
 def sites(manifest: Manifest) -> list[tuple[int, str]]:
@@ -159,6 +168,8 @@ class Raw:
 
     def bytes(self, data: bytes) -> frames.Frame | None:
         reply = self.session.receive(data)
+        if self.session.wants_proof:
+            reply = self.session.prove()
         if reply is None:
             return None
         self.replies.append(reply)

@@ -33,6 +33,7 @@ from adapter.common import (
     activations,
     committed,
     contributor,
+    counting,
     drive,
     ends,
     local_deltas,
@@ -48,11 +49,10 @@ from zkjax.program import trace
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.inference import Part, _verify_part
-from zkjax.proofs.adapter.leakage import Leakage, answer_cost
-from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.leakage import Leakage, entry_bits, reading_bits
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.record import FILES, Record, verify_session
+from zkjax.proofs.adapter.record import FILES, Limits, Record, verify_session
 from zkjax.proofs.adapter.session import Session
 from zkjax.proofs.adapter.statement import NUMERICS, make_deltas, one_token_digest
 from zkjax.proofs.finetune import bind, store_base
@@ -70,10 +70,10 @@ def rejected(party: str = "alice", checks: set[str] | None = None):
 
 
 def unchecked_prove(
-    self: Contributor, record: Record, weights_of: Contributor | None = None
+    self: Contributor, record: Record, wanted: Any = None, weights_of: Contributor | None = None
 ) -> bytes:
     """A contributor that proves what it can and does not look whether that is what it said."""
-    sealed, context = (weights_of or self).sealed, self.manifest.digest
+    sealed, context = (weights_of or self).sealed, record.context
     return zkjax.prove(make_deltas(12), context=context)(sealed, record.xs)[1].body
 
 
@@ -200,8 +200,8 @@ def test_another_adapter_mid_session(proof_by):
     def deltas(self, layer, group, x):
         return honest(second if layer else first, layer, group, x)
 
-    def prove(self, record):
-        return unchecked_prove(first, record, (first, second)[proof_by])
+    def prove(self, record, wanted):
+        return unchecked_prove(first, record, wanted, (first, second)[proof_by])
 
     with (
         mock.patch.object(Contributor, "deltas", deltas),
@@ -218,7 +218,7 @@ def test_another_adapter_with_a_proof_of_its_own():
     peer = Peer(first.connect(), "alice")
     with (
         mock.patch.object(first, "deltas", second.deltas),
-        mock.patch.object(first, "prove", lambda r: unchecked_prove(first, r, second)),
+        mock.patch.object(first, "prove", lambda r, _: unchecked_prove(first, r, None, second)),
     ):
         drive(peer)
         with rejected(checks={"grinding", "merkle path", "linear test", "proximity test"}):
@@ -383,8 +383,8 @@ def test_an_adapter_of_another_base_model(config):
 def test_sizes_are_compared_with_the_base_model_before_anything_is_computed():
     """A manifest of enormous shapes costs a user with a base model nothing."""
     with (
-        mock.patch("zkjax.proofs.adapter.peer.one_token_digest", side_effect=AssertionError),
-        mock.patch("zkjax.proofs.adapter.peer.verify_ranges", side_effect=AssertionError),
+        mock.patch("zkjax.proofs.adapter.statement.one_token_digest", side_effect=AssertionError),
+        mock.patch("zkjax.proofs.adapter.statement.verify_ranges", side_effect=AssertionError),
         ends("manifest", "base model"),
     ):
         Peer(contributor().connect(), "alice", config=LlamaConfig())
@@ -458,7 +458,7 @@ def test_a_weaker_profile_is_refused(least):
 def test_a_weaker_profile_is_refused_by_the_user():
     hello = frames.encode(frames.Hello(NONCE, "s100"), 0)
     channel = Tampered(contributor().connect(), outgoing=lambda i, d: d if i else hello)
-    with ends("profile"):
+    with rejected(checks={"profile"}):
         Peer(channel, "alice", least="s128")
 
 
@@ -513,7 +513,7 @@ TAMPERING = {
     "longer": (lambda seen, i, d: d + b"\0", "frame"),
     "twice in one": (lambda seen, i, d: d + d, "frame"),
     "oversized": (lambda seen, i, d: d + bytes(1 << 20), "limit"),
-    "another version": (lambda seen, i, d: d[:4] + b"\2" + d[5:], "frame"),
+    "another version": (lambda seen, i, d: d[:4] + b"\1" + d[5:], "frame"),
     "another protocol": (lambda seen, i, d: b"GET " + d[4:], "frame"),
 }
 SMALL = Limits(frame_bytes=1 << 20)
@@ -641,7 +641,7 @@ def test_nothing_but_done_after_the_proof(name):
     """No second proof, and no further query, in a session that is over."""
     owner = contributor()
     raw = Raw(owner).open().ask_all()
-    with mock.patch.object(owner, "prove", lambda record: b"proof"):
+    with mock.patch.object(owner, "prove", lambda *_: b"proof"):
         assert isinstance(raw.tell(frames.Finish(raw.digest.value)), frames.ProofFrame)
         raw.refused(raw.tell(OUT_OF_TURN[name]), "frame")
 
@@ -743,7 +743,7 @@ def test_proof_of_another_session():
     owner = contributor()
     peer = Peer(owner.connect(), "alice")
     drive(peer, seed=5)
-    with mock.patch.object(owner, "prove", lambda record: old), rejected():
+    with mock.patch.object(owner, "prove", lambda *_: old), rejected():
         peer.finish()
 
 
@@ -752,7 +752,7 @@ def test_proof_of_another_commitment():
     owner = contributor(0)
     peer = Peer(owner.connect(), "alice")
     drive(peer)
-    with mock.patch.object(owner, "prove", lambda record: body), rejected():
+    with mock.patch.object(owner, "prove", lambda *_: body), rejected():
         peer.finish()
 
 
@@ -810,9 +810,9 @@ def test_activations_of_the_user_are_not_those_of_the_contributor():
     peer = Peer(owner.connect(), "alice")
     zero = lambda s, at, g, x: honest(s, at, g, np.zeros_like(x))  # noqa: E731
 
-    def prove(record):
+    def prove(record, wanted):
         xs = {g: np.zeros_like(x) for g, x in record.xs.items()}
-        context = owner.manifest.digest
+        context = record.context
         return zkjax.prove(make_deltas(12), context=context)(owner.sealed, xs)[1].body
 
     with (
@@ -1202,15 +1202,105 @@ def test_small_weights_cannot_be_read_from_sums_of_known_activations(fraction):
     assert owner.leakage.dimension(0, "attention") <= 2
 
 
-def test_what_an_answer_tells_of_weights_of_few_bits(rng):
-    """16 bits over an entry's entropy; at least one entry, at most all."""
-    assert answer_cost(np.zeros((64, 4))) == 64
-    sparse = np.zeros((1024, 1))
-    sparse[:3] = 1
-    assert answer_cost(sparse) == pytest.approx(554, abs=1)
-    assert answer_cost(rng.integers(0, 2, (4096, 16))) == pytest.approx(16, rel=1e-3)
-    assert answer_cost(rng.integers(-128, 128, (4096, 16))) == pytest.approx(2, rel=1e-2)
-    assert 1 <= answer_cost(rng.integers(-(2**15), 2**15, (1 << 16, 64))) < 1.02
+def planted(rng, kind: str, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """A column of few bits, and how many bits each entry takes who knows where which ones are."""
+    if kind == "1 bit":
+        return rng.choice([-700, 900], size), np.ones(size)
+    if kind == "1 bit, small":
+        return rng.integers(0, 2, size), np.ones(size)
+    if kind == "4 bits":
+        return 37 * rng.integers(-8, 8, size), np.full(size, 4.0)
+    if kind == "1 and 12 bits":
+        bits = np.where(np.arange(size) < size // 2, 1.0, 12.0)
+        wide = rng.integers(-2048, 2048, size)
+        return np.where(bits == 1, 700 * (1 + wide % 2), wide), bits
+    if kind == "1, 4 and 12 bits":
+        bits = rng.choice([1.0, 4.0, 12.0], size)
+        wide = rng.integers(-2048, 2048, size)
+        few = np.where(bits == 1, 700 * (1 + wide % 2), 3000 + wide % 16)
+        return np.where(bits == 12, wide, few), bits
+    assert kind == "12 bits"
+    return rng.integers(-2048, 2048, size), np.full(size, 12.0)
+
+
+KINDS = ("1 bit", "1 bit, small", "4 bits", "1 and 12 bits", "1, 4 and 12 bits", "12 bits")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_count_is_never_below_what_answers_allow_to_read(rng, kind):
+    """A reader that knows which entries take few bits reads those first, as many as fit 16 bits an
+    answer; the other columns are wide. The count is at least that, after any number of answers.
+    """
+    column, bits = planted(rng, kind)
+    matrix = np.stack([rng.integers(-2048, 2048, 256), column, rng.permutation(4096)[:256]], 1)
+    leakage = Leakage(wide_manifest(256), 1.0)
+    leakage.readings = {(0, "inner"): reading_bits([matrix])}
+    needed, answers = np.cumsum(np.sort(bits)), 0
+    while leakage.told(0, "inner") < 256:
+        leakage.admit(0, "inner", unit(256, answers % 256))
+        answers += 1
+        read = int(np.searchsorted(needed, 16 * answers, side="right"))
+        assert leakage.told(0, "inner") >= read, answers
+    assert 1 <= answers <= needed[-1] / 16 + 1
+
+
+def test_reading_a_column_of_one_bit(rng):
+    """The attack itself: x packs sixteen entries of {0, 1} into one number of x A. With half of
+    the column allowed, less than half can be read before queries are refused.
+    """
+    a = rng.integers(0, 2, (256, 1)).astype(np.int16)
+    leakage = Leakage(wide_manifest(256), 0.5)
+    leakage.readings = {(0, "inner"): reading_bits([a])}
+    read = np.zeros(256, bool)
+    for start in range(0, 256, 14):  # 2^14 is the largest power that int16 holds
+        places = np.arange(start, min(start + 14, 256))
+        x = np.zeros((1, 256), np.int16)
+        x[0, places] = 1 << np.arange(len(places))
+        try:
+            leakage.admit(0, "inner", x)
+        except SessionError as error:
+            assert error.check == "leakage"
+            break
+        answer = int(x[0].astype(int) @ a[:, 0].astype(int))
+        found = answer >> np.arange(len(places)) & 1
+        assert np.array_equal(found, a[places, 0])
+        read[places] = True
+    assert 0.3 < read.mean() <= leakage.fraction(0, "inner") <= 0.5
+
+
+def test_the_weakest_column_counts(rng):
+    """One column of one bit among many wide ones: as if all were so."""
+    wide = rng.integers(-2000, 2000, (256, 15))
+    weak = np.concatenate([wide, rng.integers(0, 2, (256, 1))], axis=1)
+    alone = reading_bits([weak[:, 15:]])
+    assert np.array_equal(reading_bits([weak]), np.minimum(alone, reading_bits([wide])))
+    assert np.array_equal(reading_bits([wide, weak]), reading_bits([weak]))
+    assert reading_bits([weak])[-1] < 257 < reading_bits([wide])[-1]
+
+
+def test_what_the_entries_of_a_column_hold(rng):
+    """No more than its entropy, all together; a column that is constant is told by one answer."""
+    for column in (*(planted(rng, k, 4096)[0] for k in KINDS), np.round(rng.normal(0, 80, 4096))):
+        bits = entry_bits(column)
+        assert bits.min() >= 0 and bits.sum() <= 4096 * entropy(column) * (1 + 1e-9)
+    assert entry_bits(rng.integers(0, 2, 4096)).mean() == pytest.approx(1, rel=0.03)
+    assert entry_bits(np.round(rng.normal(0, 80, 1 << 16))).mean() > 6
+    leakage = Leakage(wide_manifest(256), 1.0)
+    leakage.readings = {(0, "inner"): reading_bits([np.zeros((256, 4))])}
+    assert leakage.told(0, "inner") == 0
+    leakage.admit(0, "inner", unit(256, 0))
+    assert leakage.told(0, "inner") == 256
+
+
+def test_the_rank_is_limited_as_well():
+    """Were an answer to tell next to nothing of an entry, the directions still count."""
+    leakage = Leakage(committed()[1], 0.5)
+    leakage.readings = {(0, "attention"): np.arange(17) * 1e6}
+    for _ in range(20):
+        leakage.admit(0, "attention", unit(16, *range(8)))
+    with pytest.raises(SessionError, match="leakage"):
+        leakage.admit(0, "attention", unit(16, 8))
+    assert leakage.dimension(0, "attention") == 8 and leakage.told(0, "attention") == 0
 
 
 def test_one_query_beyond_the_limit_is_refused_as_a_whole():
@@ -1223,9 +1313,8 @@ def test_one_query_beyond_the_limit_is_refused_as_a_whole():
 def test_the_limit_holds_after_a_restart(tmp_path):
     """The counts are kept, never less than before."""
     path, manifest = tmp_path / "leakage.json", committed()[1]
-    first = Leakage(manifest, 0.5, path)
+    first = counting(0.5, path)
     first.admit(0, "attention", unit(16, 0, 1, 2, 3, 4))
-    first.save()
     assert path.stat().st_mode & 0o077 == 0
     second = Leakage(manifest, 0.5, path)
     assert second.dimension(0, "attention") == 5
@@ -1234,7 +1323,6 @@ def test_the_limit_holds_after_a_restart(tmp_path):
         second.admit(0, "attention", unit(16, 5, 6, 7, 8))
     assert caught.value.check == "leakage"
     second.admit(0, "attention", unit(16, 5, 6, 7))
-    second.save()
     third = Leakage(manifest, 0.5, path)
     assert third.dimension(0, "attention") == 8
     with pytest.raises(SessionError):
@@ -1244,27 +1332,43 @@ def test_the_limit_holds_after_a_restart(tmp_path):
 def test_counts_are_on_disk_before_the_answer(tmp_path):
     """The server is killed while a session is open: what it had answered must be counted."""
     path, manifest = tmp_path / "leakage.json", committed()[1]
-    raw = Raw(contributor(leakage=Leakage(manifest, 0.5, path))).open()
+    raw = Raw(contributor(leakage=counting(0.5, path))).open()
     assert isinstance(raw.tell(frames.Query(0, "attention", unit(16, 0, 1))), frames.Answer)
     assert Leakage(manifest, 0.5, path).dimension(0, "attention") == 2
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"0/attention": 3}', "not JSON"])
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "{}", "[]", "not JSON", '{"about": "ab", "counts": {}}', "[" * 1000, "\xff"],
+)
 def test_a_damaged_file_of_counts(tmp_path, text):
+    """Missing, empty, of another adapter: what was answered is not known, so nothing more is."""
     path = tmp_path / "leakage.json"
-    path.write_text(text)
-    with pytest.raises(ZkjaxError):
+    leakage = counting(0.5, path)
+    leakage.admit(0, "attention", unit(16, 1))
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(SealError):
         Leakage(committed()[1], 0.5, path)
+    with pytest.raises(SealError):
+        leakage.admit(0, "attention", unit(16, 1))
+    assert leakage.ledger["0/attention tokens"] == 1
+    assert path.exists() is (text is not None)
 
 
-@pytest.mark.parametrize("told", ["NaN", "-1e9", "null"])
-def test_a_count_that_is_no_number(tmp_path, told):
+@pytest.mark.parametrize("count", ["NaN", "-1", "null", "1.0", "true", '"1"', str(1 << 62)])
+def test_a_count_that_is_no_number(tmp_path, count):
     """NaN is above no limit."""
     path = tmp_path / "leakage.json"
-    leakage = Leakage(committed()[1], 0.5, path)
+    leakage = counting(0.5, path)
     leakage.admit(0, "attention", unit(16, 1))
-    path.write_text(path.read_text().replace('"told": 1.0', f'"told": {told}'))
-    with pytest.raises(ZkjaxError):
+    text = path.read_text()
+    changed = text.replace('tokens": 1', f'tokens": {count}')
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(SealError):
         Leakage(committed()[1], 0.5, path)
 
 
@@ -1490,7 +1594,7 @@ def test_one_of_several_contributors_cheats(liar):
         with (
             mock.patch.object(owners[liar], "deltas", deltas),
             mock.patch.object(
-                owners[liar], "prove", lambda record: unchecked_prove(owners[liar], record)
+                owners[liar], "prove", lambda record, _: unchecked_prove(owners[liar], record)
             ),
         ):
             session.score(TOKENS)
@@ -1574,7 +1678,8 @@ def sealed_peer(owner: Contributor, tokens: int = 2) -> tuple[Peer, list[zkjax.S
 
 def part_check(peer: Peer, values: list[zkjax.Sealed]) -> Callable[[bytes], None]:
     def check(body: bytes) -> None:
-        part = Part(peer.manifest, values[0].commitment, values[1].commitment, body)
+        xs, deltas = (v.commitment for v in values)
+        part = Part(peer.manifest, xs, deltas, body, peer.record.session)
         _verify_part(part, peer.record.tokens, "s100")
 
     return check
@@ -1716,9 +1821,8 @@ def test_json_of_commitments_does_not_grow_in_memory():
     encoded = frames.encode(frame, raw.sent)
     tracemalloc.start()
     try:
-        assert (
-            frames.decode(raw.session.receive(encoded), raw.received, ROOM).check == "commitments"
-        )
+        assert raw.session.receive(encoded) is None
+        assert frames.decode(raw.session.prove(), raw.received, ROOM).check == "commitments"
         assert tracemalloc.get_traced_memory()[1] < 6 * len(data)
     finally:
         tracemalloc.stop()
@@ -1783,3 +1887,17 @@ def test_a_session_that_is_finished():
         for call in (session.finish, lambda: session.score(np.array([[1, 2]]))):
             with ends("closed", "open another"):
                 call()
+
+
+def test_a_proof_belongs_to_its_session():
+    """The same adapter, activations and answers a second time: the first proof is about the first
+    session, whose frames had other random bytes.
+    """
+    owner = contributor()
+    first, second = (Peer(owner.connect(), "alice") for _ in range(2))
+    for peer in (first, second):
+        drive(peer)
+    body = first.finish().proof.body
+    assert all(np.array_equal(first.record.xs[g], second.record.xs[g]) for g in first.record.xs)
+    with mock.patch.object(owner, "prove", lambda *_: body), rejected():
+        second.finish()

@@ -21,6 +21,7 @@ import pytest
 import websockets
 from websockets.asyncio import server as ws_server
 from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.sync import client as ws_client
 from websockets.uri import parse_uri
@@ -31,20 +32,24 @@ from adapter.common import (
     activations,
     committed,
     contributor,
+    counting,
     drive,
     ends,
     local_deltas,
     sites,
 )
 from zkjax.errors import SessionError
-from zkjax.proofs.adapter import credentials, frames, listener
+from zkjax.proofs.adapter import credentials, frames, transport
+from zkjax.proofs.adapter import server as server_module
+from zkjax.proofs.adapter.accounts import Users
 from zkjax.proofs.adapter.contributor import Contributor
 from zkjax.proofs.adapter.credentials import make_certificate, server_context
 from zkjax.proofs.adapter.leakage import Leakage
-from zkjax.proofs.adapter.limits import Limits
-from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.record import Digest, Limits
 from zkjax.proofs.adapter.server import serving
+from zkjax.proofs.adapter.service import MAX_LINES, Log
+from zkjax.proofs.adapter.transport import connect
 
 TOKEN = "token-of-these-tests"
 PATIENCE = 30.0  # how long a test waits for what must happen
@@ -103,15 +108,25 @@ def tls_of(folder: Path) -> ssl.SSLContext:
 class Server(Loop):
     """A contributor's server, its report, and ways to talk to it."""
 
-    def __init__(self, owner: Contributor, folder: Path, token: str = TOKEN):
+    def __init__(
+        self,
+        owner: Contributor,
+        folder: Path,
+        users: str | Users = TOKEN,
+        token: str = TOKEN,
+        **options,
+    ):
         self.owner, self.lines, self.ca = owner, [], folder / "certificate.pem"
-        super().__init__(serving(owner, token, tls_of(folder), report=self.lines.append))
+        self.token = token
+        options = {"report": self.lines.append} | options
+        super().__init__(serving(owner, users, tls_of(folder), **options))
 
     @property
     def url(self) -> str:
         return f"wss://127.0.0.1:{self.port}"
 
-    def channel(self, token: str = TOKEN, limits: Limits | None = None):
+    def channel(self, token: str | None = None, limits: Limits | None = None):
+        token = self.token if token is None else token
         return connect(self.url, token, ca=self.ca, limits=limits)
 
     def peer(self, name: str = "alice", limits: Limits | None = None) -> Peer:
@@ -288,7 +303,7 @@ def test_wrong_token(serve, token):
     server = serve()
     with fails("token"):
         server.channel(token)
-    server.reported("wrong token")
+    server.reported("unknown token")
     assert not any(TOKEN in line or "opened" in line for line in server.lines)
     server.serves()
 
@@ -296,8 +311,9 @@ def test_wrong_token(serve, token):
 @pytest.mark.parametrize("token", ["", TOKEN + "\n", TOKEN.encode(), "\u00e9", None])
 def test_a_token_that_is_none(serve, token):
     """It is refused before anything is sent, and not shown."""
+    server = serve()
     with pytest.raises(SessionError) as caught:
-        serve().channel(token)
+        connect(server.url, token, ca=server.ca)
     assert caught.value.check == "token" and TOKEN not in str(caught.value)
 
 
@@ -426,10 +442,10 @@ def test_a_certificate_whose_hosts_cannot_be_read(tmp_path, content):
 
 def test_an_address_that_cannot_be_listened_on():
     """The port is taken, the host is not here; the error names the option."""
-    with listener.listen("127.0.0.1", 0, Limits()) as taken:
+    with transport.listen("127.0.0.1", 0) as taken:
         for host, port in (("127.0.0.1", taken.getsockname()[1]), ("192.0.2.1", 0), ("no.test", 0)):
             with fails("address"):
-                listener.listen(host, port, Limits())
+                transport.listen(host, port)
 
 
 def test_a_token_file_is_private_and_kept(tmp_path):
@@ -602,7 +618,7 @@ def test_a_stalled_user(serve, told):
 
 def test_a_user_that_does_not_read(serve):
     """Queries are sent, nothing is read: the server gives up sending."""
-    server = serve(contributor(limits=Limits(idle_seconds=1.5)))
+    server = serve(contributor(limits=Limits(idle_seconds=1.5, query_rows=5000)))
     with server.unread() as (tls, protocol):
         first = [frames.Hello(NONCE, "s100"), frames.Accept(committed()[1].digest)]
         queries = (frames.Query(0, "attention", activations(16, 5000, i)) for i in range(2000))
@@ -675,31 +691,25 @@ def test_connections_that_never_become_sessions(serve):
         server.serves()
 
 
-def test_more_connections_than_the_server_takes(serve):
-    """Those beyond are closed at once; when others have gone, users are served again."""
-    with mock.patch.object(listener, "STRANGERS", 3):
-        server = serve(contributor(limits=Limits(sessions=1)))
-    address = ("127.0.0.1", server.port)
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
-        for _ in range(20):
-            more = stack.enter_context(socket.create_connection(address, PATIENCE))
+def test_strangers_make_room_for_each_other(serve):
+    """Idle connections without a token: of too many the oldest ends, users are let in, and stay."""
+    with mock.patch.object(transport, "STRANGERS", 3), contextlib.ExitStack() as stack:
+        server = serve(contributor(limits=Limits(sessions=2)))
+        known = server.peer()
+        address = ("127.0.0.1", server.port)
+        taken = []
+        for _ in range(8):
+            taken.append(stack.enter_context(socket.create_connection(address, PATIENCE)))
+        for old in taken[:5]:
             with contextlib.suppress(ConnectionResetError):
-                assert more.recv(1) == b""
-        with fails("disconnected"):
-            server.channel()
-        for plain in taken:
-            plain.settimeout(0.05)
+                assert old.recv(1) == b""
+        for new in taken[5:]:
+            new.settimeout(0.05)
             with pytest.raises(TimeoutError):
-                plain.recv(1)
-
-    def admitted() -> bool:
-        with contextlib.suppress(SessionError):
-            server.channel().close()
-            return True
-        return False
-
-    wait_until(admitted)
+                new.recv(1)
+        server.serves()
+        known.deltas(0, "attention", activations(16))
+        known.abandon()
 
 
 async def silent(connection):
@@ -732,7 +742,7 @@ def test_a_contributor_that_never_proves(serve):
     peer = server.peer(limits=Limits(proof_seconds=0.5))
     drive(peer)
     with (
-        mock.patch.object(owner, "prove", lambda record: release.wait(PATIENCE) and b""),
+        mock.patch.object(owner, "prove", lambda *_: release.wait(PATIENCE) and b""),
         ends("idle"),
     ):
         try:
@@ -857,10 +867,10 @@ def test_a_user_that_disconnects_while_its_proof_is_made(serve):
     server, begun, release = serve(owner), threading.Event(), threading.Event()
     honest = owner.prove
 
-    def prove(record):
+    def prove(record, wanted):
         begun.set()
         assert release.wait(PATIENCE)
-        return honest(record)
+        return honest(record, wanted)
 
     peer = server.peer()
     drive(peer)
@@ -882,7 +892,7 @@ def test_a_proof_that_takes_longer_than_a_session(serve):
     server = serve(owner)
     peer = server.peer()
     drive(peer)
-    with mock.patch.object(owner, "prove", lambda record: release.wait(4 * PATIENCE) and b""):
+    with mock.patch.object(owner, "prove", lambda *_: release.wait(4 * PATIENCE) and b""):
         try:
             with ends("refused", "limit: the session has lasted too long"):
                 peer.finish()
@@ -911,7 +921,7 @@ def test_a_contributor_that_disconnects(certificates, after):
 def test_a_server_that_is_stopped(certificates, tmp_path):
     """Stopped while a session is open: the user is told, and what leaked is kept."""
     path = tmp_path / "leakage.json"
-    owner = contributor(leakage=Leakage(committed()[1], 1.0, path))
+    owner = contributor(leakage=counting(1.0, path))
     with Server(owner, certificates["server"]) as server:
         peer = server.peer()
         peer.deltas(0, "attention", activations(16, 2))
@@ -922,7 +932,7 @@ def test_a_server_that_is_stopped(certificates, tmp_path):
 
 def test_what_leaked_is_kept_when_a_user_leaves(serve, tmp_path):
     path = tmp_path / "leakage.json"
-    server = serve(contributor(leakage=Leakage(committed()[1], 0.5, path)))
+    server = serve(contributor(leakage=counting(0.5, path)))
     peer = server.peer()
     peer.deltas(0, "inner", activations(24, 5))
     cut(peer.channel)
@@ -934,34 +944,339 @@ def test_what_leaked_is_kept_when_a_user_leaves(serve, tmp_path):
     server.reported("ended (leakage")
 
 
-def test_counts_that_cannot_be_written_are_reported(serve):
-    """The disk is full: the owner must hear of it, its counts are gone after a restart."""
-    owner = contributor()
+def test_one_site_that_is_counted_does_not_stop_the_others(serve, tmp_path):
+    """While the directions of a query are counted at one site, others are answered."""
+    owner = contributor(leakage=counting(1.0, tmp_path / "leakage.json"))
     server = serve(owner)
-    with mock.patch.object(owner.leakage, "save", side_effect=OSError("no space left")):
-        peer = server.peer()
-        peer.deltas(0, "attention", activations(16))
+    slow, quick = server.peer("bob"), server.peer("carol")
+    with owner.leakage._locks[0, "attention"]:
+        query = frames.Query(0, "attention", activations(16))
+        slow.channel.send(frames.encode(query, slow._sent))
+        time.sleep(0.3)
+        quick.deltas(1, "attention", activations(16))
+        quick.deltas(0, "inner", activations(24))
+        with fails("idle"):
+            slow.channel.receive(0.2)
+    assert slow.channel.receive(PATIENCE)
+    for peer in (slow, quick):
         peer.abandon()
-        server.reported("no space left")
+
+
+def test_a_query_of_many_equal_rows_is_refused(serve):
+    """Rows are bounded, and a user splits what is longer."""
+    server = serve(contributor(limits=Limits(query_rows=100)))
+    peer = server.peer(limits=Limits(query_rows=100))
+    assert len(peer.deltas(0, "attention", activations(16, 250))["q_proj"]) == 250
+    peer.channel.send(frames.encode(frames.Query(0, "inner", activations(24, 101)), peer._sent))
+    reply = frames.decode(peer.channel.receive(PATIENCE), peer._received, ROOM)
+    assert isinstance(reply, frames.Refusal) and reply.check == "limit"
+    peer.abandon()
     server.serves()
 
 
-def test_counting_for_one_user_does_not_stop_the_others(serve, tmp_path):
-    """While the directions of a large query are counted, another user leaves and a third asks."""
-    owner = contributor(leakage=Leakage(committed()[1], 1.0, tmp_path / "leakage.json"))
+# What the owner keeps and hears -------------------------------------------------------------------
+
+
+BROKEN_LOGS = {
+    "raises": mock.Mock(side_effect=OSError(28, "No space left on device")),
+    "is closed": mock.Mock(side_effect=BrokenPipeError),
+    "ends the process": mock.Mock(side_effect=SystemExit(1)),  # as rich does
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LOGS)
+def test_a_log_that_cannot_be_written(certificates, name):
+    """Strangers and users come and go; every place is free again, and a proof is made."""
+    owner = contributor(limits=Limits(sessions=2))
+    with Server(owner, certificates["server"], report=BROKEN_LOGS[name]) as server:
+        for _ in range(3):
+            with fails("token"):
+                server.channel("wrong")
+            server.serves()
+        peer = server.peer()
+        drive(peer)
+        peer.finish()
+        wait_until(lambda: BROKEN_LOGS[name].call_count > 6)
+        server.serves()
+
+
+def test_a_log_that_nobody_reads(certificates):
+    """A pipe is full: the writer waits for ever, and nobody else does."""
+    release = threading.Event()
+    owner = contributor(limits=Limits(sessions=1))
+    with Server(
+        owner, certificates["server"], report=lambda line: release.wait(PATIENCE)
+    ) as server:
+        for _ in range(3):
+            server.serves()
+            with fails("token"):
+                server.channel("wrong")
+        release.set()
+
+
+def test_lines_that_were_lost_are_counted():
+    written, gate, begun = [], threading.Event(), threading.Event()
+
+    def write(line):
+        begun.set()
+        assert gate.wait(PATIENCE)
+        written.append(line)
+
+    log = Log(write)
+    log("first")
+    assert begun.wait(PATIENCE)
+    for i in range(MAX_LINES + 7):
+        log(str(i))
+    gate.set()
+    wait_until(lambda: len(written) == MAX_LINES + 2)
+    log.close()
+    assert written[1] == "7 lines could not be written"
+
+
+def test_a_full_disk(serve, tmp_path):
+    """Nothing can be written: every query is refused, and no place is lost; then there is room."""
+    owner = contributor(leakage=counting(1.0, tmp_path / "leakage.json"), limits=Limits(sessions=2))
     server = serve(owner)
-    leaving, asking = server.peer("bob"), server.channel()
-    with owner.leakage._lock:
-        leaving.channel.send(frames.encode(frames.Refusal("bye", ""), leaving._sent))
-        time.sleep(0.5)
-        asking.send(frames.encode(frames.Hello(NONCE, "s100"), 0))
+    before = (tmp_path / "leakage.json").read_bytes()
+    full = mock.patch("os.write", side_effect=OSError(28, "No space left on device"))
+    with full:
+        for _ in range(5):
+            peer = server.peer()
+            with ends("refused", "internal"):
+                peer.deltas(0, "attention", activations(16))
+    server.reported("No space left on device", 5)
+    assert (tmp_path / "leakage.json").read_bytes() == before
+    peer = server.peer()
+    drive(peer)
+    peer.finish()
+
+
+def test_a_session_that_cannot_be_kept(certificates, tmp_path):
+    """The folder of records is gone: the owner hears of it, users are served."""
+    (tmp_path / "file").write_text("")
+    owner, keep = contributor(limits=Limits(sessions=1)), tmp_path / "file" / "kept"
+    with Server(owner, certificates["server"], keep=keep) as server:
+        for _ in range(2):
+            peer = server.peer()
+            drive(peer)
+            peer.finish()
+        server.reported("nothing could be written", 2)
+        server.serves()
+
+
+def test_nothing_of_a_session_is_held_after_it(serve):
+    """What was asked and answered is let go at once, whoever still has the session."""
+    owner, made = contributor(), []
+    make = owner.session
+
+    def session(account):
+        made.append(make(account))
+        return made[-1]
+
+    with mock.patch.object(owner, "session", session):
+        server = serve(owner)
+        for end in ("leaves", "is refused"):
+            peer = server.peer()
+            peer.deltas(0, "attention", activations(16, 50))
+            assert made[-1].record.size > 0
+            if end == "leaves":
+                peer.abandon()
+            else:
+                peer.channel.send(b"?")
+            server.reported("ended (", len(made))
+            assert made[-1].record.size == 0
+            peer.channel.close()
+
+
+# Proofs in turn -----------------------------------------------------------------------------------
+
+
+def finish_raw(peer: Peer) -> None:
+    """Ask for a proof and do not wait for it."""
+    peer.channel.send(frames.encode(frames.Finish(peer.digest), peer._sent))
+
+
+def test_proofs_are_made_in_order_and_everybody_is_told(serve):
+    """The first is proved, the others hear how many are before them, fewer every time."""
+    owner = contributor()
+    server, gate = serve(owner), threading.Event()
+    honest, order, told = owner.prove, [], {}
+
+    def prove(record, wanted):
+        order.append(record.session)
+        assert gate.wait(PATIENCE)
+        return honest(record, wanted)
+
+    peers = [server.peer(f"user {i}") for i in range(5)]
+    for i, peer in enumerate(peers):
+        drive(peer, seed=i)
+    digests = [peer.digest for peer in peers]
+    errors: list[Exception] = []
+
+    def finish(peer: Peer) -> None:
+        peer.progress = lambda message: told.setdefault(peer.name, []).append(message)
         try:
-            answered = bool(asking.receive(PATIENCE))
-        except SessionError:
-            answered = False
-    leaving.channel.close()
-    asking.close()
-    assert answered
+            peer.finish()
+        except Exception as error:
+            errors.append(error)
+
+    with mock.patch.object(owner, "prove", prove):
+        users = []
+        for i, peer in enumerate(peers):
+            users.append(threading.Thread(target=finish, args=(peer,)))
+            users[-1].start()
+            wait_until(lambda peer=peer, i=i: bool(told.get(peer.name) if i else order))
+        gate.set()
+        for user in users:
+            user.join(4 * PATIENCE)
+    assert not errors and order == digests
+    for i in range(1, 5):
+        counts = [int(message.split()[0]) for message in told[f"user {i}"]]
+        assert counts == sorted(set(counts), reverse=True) and counts[0] == i
+    assert owner.sealed.remaining == 35
+
+
+def test_users_that_left_cost_no_opening_and_no_time(serve):
+    """Four users ask for a proof and go; the next one's is the first that is made."""
+    owner = contributor()
+    server, gate, begun = serve(owner), threading.Event(), []
+    honest = owner.prove
+
+    def prove(record, wanted):
+        begun.append(record.session)
+        assert gate.wait(PATIENCE)
+        return honest(record, wanted)
+
+    with mock.patch.object(owner, "prove", prove):
+        gone = [server.peer(f"user {i}") for i in range(4)]
+        for i, peer in enumerate(gone):
+            drive(peer, seed=i)
+            finish_raw(peer)
+            wait_until(lambda: begun)
+        for peer in gone:
+            cut(peer.channel)
+        server.reported("ended (disconnected)", 4)
+        peer = server.peer("bob")
+        drive(peer, seed=9)
+        digest = peer.digest
+        gate.set()
+        peer.finish()
+    assert begun == [gone[0].digest, digest]  # the first was under way when its user left
+    assert owner.sealed.remaining == 39
+
+
+def test_a_proof_stops_at_the_next_phase_when_its_user_leaves(serve):
+    owner, phases, begun = contributor(), [], threading.Event()
+    gate = threading.Event()
+
+    def progress(name):
+        phases.append(name)
+        if name == "lookups":
+            begun.set()
+            assert gate.wait(PATIENCE)
+
+    owner.progress = progress
+    server = serve(owner)
+    peer = server.peer()
+    drive(peer)
+    finish_raw(peer)
+    assert begun.wait(PATIENCE)
+    cut(peer.channel)
+    server.reported("ended (disconnected)")
+    gate.set()
+    owner.progress = None
+    peer = server.peer("bob")
+    drive(peer)
+    peer.finish()
+    assert phases[-1] == "lookups" and owner.sealed.remaining == 39
+
+
+@pytest.mark.parametrize("word", ["a query", "a refusal", "noise", "text"])
+def test_a_user_that_speaks_while_its_proof_is_made(serve, word):
+    """Whatever it says, that is the end: no proof is made for it, and no opening taken."""
+    owner, gate, begun = contributor(), threading.Event(), threading.Event()
+    server = serve(owner)
+
+    def progress(name):
+        begun.set()
+        assert gate.wait(PATIENCE)
+
+    owner.progress = progress
+    peer = server.peer()
+    drive(peer)
+    finish_raw(peer)
+    assert begun.wait(PATIENCE)
+    said = {
+        "a query": frames.encode(frames.Query(0, "inner", activations(24)), peer._sent + 1),
+        "a refusal": frames.encode(frames.Refusal("bye", ""), peer._sent + 1),
+        "noise": b"?",
+        "text": "hello",
+    }[word]
+    peer.channel._wait(peer.channel._socket.send(said), PATIENCE)
+    server.reported("ended (refused" if word == "a refusal" else "ended (frame")
+    gate.set()
+    owner.progress = None
+    server.serves()
+    assert owner.sealed.remaining == 40
+
+
+class Silent:
+    """A user on a connection that answers no pings."""
+
+    def __init__(self, tls: ssl.SSLSocket, protocol: ClientProtocol):
+        self.tls, self.protocol, self.digest, self.sent = tls, protocol, Digest(), 0
+        tls.settimeout(PATIENCE)
+
+    def say(self, frame: frames.Frame, answered: bool = False) -> None:
+        data = frames.encode(frame, self.sent)
+        self.sent += 1
+        self.digest.update(data)
+        self.protocol.send_binary(data)
+        self.tls.sendall(b"".join(self.protocol.data_to_send()))
+        while answered:
+            self.protocol.receive_data(self.tls.recv(1 << 16))
+            for event in self.protocol.events_received():
+                if isinstance(event, Frame) and event.opcode is Opcode.BINARY:
+                    self.digest.update(bytes(event.data))
+                    answered = False
+
+
+def test_a_user_that_answers_no_ping_gets_no_proof(serve):
+    """Its connection stands, but nobody is there: no opening is taken for it."""
+    owner = contributor()
+    server = serve(owner)
+    with server.unread() as connection, mock.patch.object(server_module, "PONG_SECONDS", 0.5):
+        user = Silent(*connection)
+        user.say(frames.Hello(NONCE, "s100"), answered=True)
+        user.say(frames.Accept(owner.manifest.digest))
+        for layer, group in sites(owner.manifest):
+            x = activations(owner.manifest.inputs(group))
+            user.say(frames.Query(layer, group, x), answered=True)
+        user.say(frames.Finish(user.digest.value))
+        server.reported("ended (idle")
+    server.serves()
+    assert owner.sealed.remaining == 40
+
+
+def test_a_contributor_that_makes_its_user_wait(certificates):
+    """Places that do not fall end the session; it cannot be kept waiting for ever."""
+    owner = contributor()
+
+    async def handler(connection):
+        session = owner.session()
+        while not session.wants_proof:
+            reply = session.receive(await connection.recv())
+            if reply is not None:
+                await connection.send(reply)
+        for ahead in (5, 3, 3):
+            await connection.send(session.waiting(ahead))
+        await connection.wait_closed()
+
+    with fake(handler, certificates) as server:
+        peer = Peer(channel_to(server, certificates), "alice")
+        drive(peer)
+        with ends("frame", "3 proofs come first"):
+            peer.finish()
 
 
 # Many users -----------------------------------------------------------------------------------
@@ -1031,8 +1346,8 @@ def test_sixteen_users(serve):
     sessions: list[weakref.ref] = []
     make = owner.session
 
-    def session():
-        made = make()
+    def session(account):
+        made = make(account)
         sessions.append(weakref.ref(made))
         return made
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import zkjax
-from adapter.common import Raw, committed, contributor
+from adapter.common import Raw, committed, contributor, counting
 from zkjax import openings
 from zkjax.errors import SessionError
 from zkjax.proofs.adapter import frames
@@ -110,22 +110,21 @@ def unit(*rows: int) -> np.ndarray:
 
 def test_two_counters_of_one_file_add_up(tmp_path):
     """Two servers of one folder: neither forgets what the other has answered."""
-    manifest, path = committed()[1], tmp_path / "leakage.json"
-    first, second = (Leakage(manifest, 0.5, path) for _ in range(2))
+    path = tmp_path / "leakage.json"
+    first, second = (counting(0.5, path) for _ in range(2))
     for i in range(4):
         first.admit(0, "attention", unit(2 * i))
         second.admit(0, "attention", unit(2 * i + 1))
     for leakage in (first, second):
         with pytest.raises(SessionError, match="leakage"):
             leakage.admit(0, "attention", unit(8))
-    first.save()
-    assert Leakage(manifest, 0.5, path).summary()["0/attention"]["tokens"] == 8
+    assert counting(0.5, path).summary()["0/attention"]["tokens"] == 8
 
 
 def test_a_count_that_cannot_be_written_answers_nothing(tmp_path):
     """A full disk: the query is not answered, and not counted either."""
-    manifest, path = committed()[1], tmp_path / "leakage.json"
-    leakage = Leakage(manifest, 0.5, path)
+    path = tmp_path / "leakage.json"
+    leakage = counting(0.5, path)
     leakage.admit(0, "attention", unit(0))
     before, text = leakage.summary(), path.read_bytes()
     raw = Raw(contributor(leakage=leakage)).open()
@@ -157,6 +156,7 @@ def test_a_server_that_is_killed_forgets_no_answer(tmp_path):
     """Whatever was answered before the kill is counted after it."""
     manifest = committed()[1]
     (tmp_path / "manifest.json").write_bytes(manifest.encode())
+    counting(1.0, tmp_path / "counts")
     command = [sys.executable, "-c", COUNTER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for _ in range(30):

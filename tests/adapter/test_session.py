@@ -203,8 +203,10 @@ def test_one_sealed_adapter_in_two_folders_has_one_count(tmp_path):
     assert owner.received == tmp_path / "adapter.sealed.received" and owner.received.is_dir()
     with pytest.raises(SealError, match="already being served"):
         load_contributor(tmp_path / "two")
+    owner.leakage.readings = {}  # each answer counts as one entry
     owner.leakage.admit(0, "attention", np.eye(24, dtype=np.int16)[:12])
     del owner
     owner = load_contributor(tmp_path / "two")
+    owner.leakage.readings = {}
     with pytest.raises(SessionError, match="leakage"):
         owner.leakage.admit(0, "attention", np.eye(24, dtype=np.int16)[:1])

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import zkjax
+from zkjax.cli import adapter_check as check
 from zkjax.cli.main import app
 from zkjax.models.peft import load_adapter, save_adapter
-from zkjax.proofs.adapter import check
+from zkjax.proofs.adapter.store import load_contributor
 from zkjax.proofs.demo import LEARNING_RATE, demo_inputs
 from zkjax.proofs.finetune import LOSS_FRACTION, FineTuning, make_step, store_rate
 from zkjax.proofs.finetune import load_adapter as decoded
@@ -114,6 +115,32 @@ def test_a_sealed_inference_between_two_processes(server, tmp_path):
         assert CliRunner().invoke(app, args).exit_code == code, named
 
 
+def test_tokens_of_users(server, tmp_path):
+    """Granted, listed and revoked; the folder is that of a server with a token for everybody."""
+    folder, _, _ = server
+
+    def said(*args, code=0):
+        result = CliRunner().invoke(app, ["adapter", *map(str, args)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    try:
+        limits = ["--tokens", 100, "--proofs", 2]
+        said("grant", folder, "alice", "--token-file", tmp_path / "a", *limits)
+        said("grant", folder, "bob", "--token-file", tmp_path / "b")
+        assert (tmp_path / "a").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "a").read_text() not in (folder / "users.json").read_text()
+        said("revoke", folder, "bob")
+        told = {line.split()[0]: line.split() for line in said("users", folder).splitlines()[3:]}
+        assert told["alice"] == ["alice", "valid", "0", "of", "100", "0", "of", "2", "0", "of", "4"]
+        assert told["bob"] == ["bob", "revoked", "0", "0", "0", "of", "4"]
+        assert "no user" in said("revoke", folder, "carol", code=2)
+        options = ["--token-file", folder / "token"]
+        assert "leave --token-file out" in said("serve", folder, *options, code=2)
+    finally:
+        (folder / "users.json").unlink()
+
+
 def test_refusals_are_sentences(server, tmp_path):
     """Exit code 2, one line that names what is wrong, no traceback."""
     folder, url, root = server
@@ -186,6 +213,11 @@ def test_the_commitment_of_a_proof_can_be_kept(trained, tmp_path):
     assert str(sealed.commitment) in text
     again = zkjax.Sealed.load(tmp_path / "adapter.sealed")
     assert again.remaining == sealed.remaining == 3  # of 4; the range proof took one
+    # Half of a layer may be known: the README's example of 8 tokens is answered.
+    leakage = load_contributor(tmp_path / "mine").leakage
+    for site in leakage.sites:
+        leakage.admit(*site, np.eye(64, dtype=np.int16)[:8])
+    assert 0.2 < leakage.worst() <= 0.5
 
 
 def test_peft_files_are_read_back(trained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from zkjax.cli import show
 from zkjax.cli.common import ProfileName, answers
 from zkjax.errors import SealError, SessionError
+from zkjax.files import write_new
 
 app = typer.Typer(help="Check a LoRA adapter between two parties.", no_args_is_help=True)
 
@@ -33,7 +35,9 @@ def commit(
         ProfileName | None, typer.Option(help="At least 100 (the default) or 128 bits of security.")
     ] = None,
 ) -> None:
-    """Commit to an adapter: what users will pin."""
+    """Commit to an adapter: what users will pin. What answers tell of it is counted for each
+    commitment, from zero.
+    """
     if sealed is not None and (sessions is not None or profile is not None):
         raise typer.BadParameter("--sealed keeps the sessions and the profile of its commitment")
     from zkjax._compat import enable_kernel_cache
@@ -75,14 +79,16 @@ def serve(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="The token of the users; made if it is missing.")
+        Path | None,
+        typer.Option(help="One token for all users; made if it is missing (grant gives each one)."),
     ] = None,
     max_rank_fraction: Annotated[
         float,
         typer.Option(
             min=0.01,
             max=1.0,
-            help="The share of a layer's adapter that users may learn; 1 allows all.",
+            help="The share of a layer's adapter, in rank and in entries, that users may learn; 1 "
+            "allows all.",
         ),
     ] = 0.5,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time.")] = 32,
@@ -104,12 +110,17 @@ def serve(
 ) -> None:
     """Answer users' activations, and prove every answer. Stop with Ctrl-C."""
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import credentials, server
-    from zkjax.proofs.adapter.limits import Limits
+    from zkjax.proofs.adapter import accounts, credentials, server, service
+    from zkjax.proofs.adapter.record import Limits
     from zkjax.proofs.adapter.store import load_contributor
 
     if (certificate is None) != (key is None):
         raise typer.BadParameter("--certificate and --key belong together")
+    if not (math.isfinite(max_rank_fraction) and math.isfinite(idle_seconds)):
+        raise typer.BadParameter("--max-rank-fraction and --idle-seconds are finite numbers")
+    listed = folder / accounts.USERS
+    if token_file is not None and listed.exists():
+        raise typer.BadParameter(f"{listed} has users, each with a token; leave --token-file out")
     enable_kernel_cache()
     limits = Limits(
         frame_bytes=frame_mib << 20,
@@ -117,6 +128,10 @@ def serve(
         idle_seconds=idle_seconds,
         sessions=max_sessions,
     )
+    if certificate is not None and key is not None:
+        _ = credentials.server_context(certificate, key)
+    if token_file is not None and token_file.exists():
+        credentials.read_token(token_file)
     contributor = load_contributor(folder, limits=limits, max_fraction=max_rank_fraction)
     if contributor.sealed.remaining < 1:
         raise SealError(
@@ -136,21 +151,87 @@ def serve(
                 f"{certificate} is not for {', '.join(sorted(missing))}; delete it to have another "
                 "made, and give that to your users",
             )
-    token_file = token_file or folder / "token"
-    token = credentials.make_token(token_file)
+    if listed.exists():
+        users, known = accounts.Users(listed), f"users        {listed}  (zkjax adapter users)"
+    else:
+        token_file = token_file or folder / "token"
+        users = accounts.Users(shared=credentials.make_token(token_file))
+        known = f"token        {token_file}  (give it to your users, in secret)"
+    log = service.Log(show.line)
 
     def ready(bound: int) -> None:
-        show.line(f"listening on wss://{host}:{bound}", "bold green")
-        show.line(f"  manifest     {contributor.manifest.digest.hex()}")
-        show.line(f"  certificate  {certificate}  (give it to your users)")
-        show.line(f"  token        {token_file}  (give it to your users, in secret)")
-        show.line(f"  sessions     {contributor.sealed.remaining} left for this commitment")
+        log(f"listening on wss://{host}:{bound}")
+        log(f"  manifest     {contributor.manifest.digest.hex()}")
+        log(f"  certificate  {certificate}  (give it to your users)")
+        log(f"  {known}")
+        log(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
     tls = credentials.server_context(certificate, key)
-    served = server.serving(
-        contributor, token, tls, host=host, port=port, keep=keep, report=show.line
-    )
+    served = server.serving(contributor, users, tls, host=host, port=port, keep=keep, report=log)
     server.serve(served, ready)
+    log.close()
+    show.close()
+
+
+Folder = Annotated[Path, typer.Argument(help="What commit wrote.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="The name of a user.", show_default=False)]
+
+
+@app.command()
+@answers("adapter")
+def grant(
+    folder: Folder,
+    name: Name,
+    token_file: Annotated[
+        Path, typer.Option(help="The new file to write the token to; give it to this user alone.")
+    ],
+    sessions: Annotated[int | None, typer.Option(min=1, help="Sessions at a time.")] = None,
+    proofs: Annotated[int | None, typer.Option(min=0, help="Proofs in all.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens of text in all.")] = None,
+) -> None:
+    """Give a user a token of its own, in place of one it had. A running server knows it at once."""
+    from zkjax.proofs.adapter import accounts, store
+
+    had = store.counts_of(folder)
+    if token_file.exists():
+        raise FileExistsError(f"{token_file} exists; choose another")
+    limits = accounts.Grant("", sessions, proofs, tokens)
+    token = accounts.grant(folder / accounts.USERS, name, limits, had)
+    write_new(token_file, token.encode(), private=True)
+    show.line("granted", "bold green")
+    show.line(f"  token  {token_file}  (give it to {name}, in secret)")
+
+
+@app.command()
+@answers("adapter")
+def revoke(folder: Folder, name: Name) -> None:
+    """Make a user's token invalid. Its running sessions end with their next message."""
+    from zkjax.proofs.adapter import accounts
+
+    accounts.revoke(folder / accounts.USERS, name)
+    show.line("revoked", "bold green")
+
+
+@app.command()
+@answers("adapter")
+def users(folder: Folder) -> None:
+    """List the users, what they may have and what they have had."""
+    from zkjax.proofs.adapter import accounts, store
+
+    had = store.counts_of(folder)
+    known = accounts.Users(folder / accounts.USERS)
+    rows = [
+        (
+            name,
+            "valid" if grant.token else "revoked",
+            show.of(used["tokens"], grant.tokens),
+            show.of(used["proofs"], grant.proofs),
+            show.of(used["refusals"], grant.refusals),
+        )
+        for name, grant in known.grants().items()
+        for used in [accounts.Account(known, name, had).had()]
+    ]
+    show.grid("Users", ("name", "token", "tokens of text", "proofs", "refusals"), rows, (2, 3, 4))
 
 
 @app.command()
@@ -191,7 +272,7 @@ def check(
     if seal and prompt is not None:
         raise typer.BadParameter("--seal scores a text; leave --prompt out")
     from zkjax._compat import enable_kernel_cache
-    from zkjax.proofs.adapter import check as run
+    from zkjax.cli import adapter_check as run
 
     enable_kernel_cache()
     servers = run.servers(url, token_file, ca or [], manifest or [])
@@ -225,6 +306,6 @@ def verify(
     ] = ProfileName.S100,
 ) -> None:
     """Check a kept session, or a sealed inference of the demo's base model, again."""
-    from zkjax.proofs.adapter import check as run
+    from zkjax.cli import adapter_check as run
 
     show.adapter_verified(run.verify_kept(session, profile.value, manifest or [], prompt))

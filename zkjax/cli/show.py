@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any
 
 from zkjax.cli.live import Phases as Phases
@@ -17,6 +19,19 @@ SHORT = 24  # ports that ``verify`` lists
 def as_json(facts: dict[str, Any]) -> None:
     """One JSON object on standard output."""
     print(json.dumps(facts, indent=1))
+
+
+def of(count: int, most: int | None) -> str:
+    """A count, and what it may come to if there is a limit."""
+    return f"{count:,}" if most is None else f"{count:,} of {most:,}"
+
+
+def close() -> None:
+    """Leave a standard output that cannot be written without a word about it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Verdicts -----------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""The user's end of the connection: WebSockets over TLS 1.3 with a pre-shared token."""
+"""Both ends of the connection: WebSockets over TLS 1.3 with pre-shared tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import threading
 from collections.abc import Coroutine
@@ -16,8 +17,8 @@ import websockets
 from websockets.asyncio import client as ws_client
 
 from zkjax.errors import SessionError
-from zkjax.proofs.adapter.credentials import usable_token
-from zkjax.proofs.adapter.limits import Limits
+from zkjax.proofs.adapter.credentials import read_certificate, usable_token
+from zkjax.proofs.adapter.record import Limits
 
 # Of both ends. One frame waits at most: larger queues would hold memory for a peer that only sends.
 OPEN_SECONDS = 10.0
@@ -109,20 +110,16 @@ def connect(
     Raises:
       SessionError: "certificate", "token", "busy", "idle" or "disconnected".
     """
-    if not url.startswith("wss://"):
-        raise SessionError("url", f"{url} is not a wss:// address; only TLS is spoken")
+    require_address(url)
     context = ssl.create_default_context()
     if ca is not None:
         try:
-            context = ssl.create_default_context(cafile=str(ca))
-        except (OSError, ssl.SSLError) as error:
+            trusted = read_certificate(Path(ca)).decode("ascii")
+            context = ssl.create_default_context(cadata=trusted)
+        except (ValueError, ssl.SSLError) as error:
             raise SessionError("certificate", f"{ca} cannot be read ({error})") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     limits = limits or Limits()
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:
-        raise SessionError("url", f"{url}: {error}") from None
     usable_token(token)
     options = TRANSPORT | {
         "ssl": context,
@@ -138,6 +135,19 @@ def connect(
         if isinstance(error.__cause__, ssl.SSLCertVerificationError):
             detail += _certificate_hint(error.__cause__, ca)
         raise SessionError(error.check, detail, url) from error
+
+
+def require_address(url: str) -> None:
+    """SessionError("url") unless this is ``wss://host:port``."""
+    if not url.startswith("wss://"):
+        raise SessionError("url", f"{url} is not a wss:// address; only TLS is spoken")
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise SessionError("url", f"{url}: {error}") from None
+    if not named or not url.isascii() or not url.isprintable():
+        raise SessionError("url", f"{url} is not an address like wss://host:port")
 
 
 def _certificate_hint(error: ssl.SSLCertVerificationError, ca: str | Path | None) -> str:
@@ -182,3 +192,59 @@ def _named_failures():
         raise SessionError("disconnected", detail) from error
     except (OSError, websockets.WebSocketException) as error:
         raise SessionError("disconnected", f"{error or type(error).__name__}") from error
+
+
+# The contributor's end -----------------------------------------------------------------------
+
+STRANGERS = 256  # connections without a token: each costs 256 KiB, for 10 s at most
+
+
+class Listener(socket.socket):
+    """Accepts connections; of more than ``STRANGERS`` that have shown no token the oldest ends.
+
+    An event loop sets memory for TLS aside for every connection it accepts. So what is too much has
+    to go here, before the loop sees it. Who has a token shows it within a moment; those who wait
+    idle only make room for each other.
+    """
+
+    _strangers: dict[Any, socket.socket]  # by address, the oldest first
+
+    def accept(self):
+        connection, address = super().accept()
+        gone = [a for a, known in self._strangers.items() if known.fileno() < 0]
+        for a in gone:
+            del self._strangers[a]
+        while len(self._strangers) >= STRANGERS:
+            oldest = self._strangers.pop(next(iter(self._strangers)))
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)  # the loop sees its end, and closes it
+        self._strangers[address] = connection
+        return connection, address
+
+    def trust(self, address: Any) -> None:
+        """The peer with this address is no stranger."""
+        self._strangers.pop(address, None)
+
+
+def listen(host: str, port: int) -> Listener:
+    """A listener on the first address of ``host``.
+
+    Raises:
+      SessionError: "address": the host has no address here, or the port is taken.
+    """
+    try:
+        plain = _bound(host, port)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        detail = f"cannot listen on {host}, port {port} ({reason}); --port names another"
+        raise SessionError("address", detail) from error
+    listener = Listener(fileno=plain.detach())
+    listener._strangers = {}
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address, family=family)

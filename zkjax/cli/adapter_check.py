@@ -15,12 +15,12 @@ import numpy as np
 
 from zkjax.digests import read_digest
 from zkjax.errors import SessionError, StatementError, VerificationError
-from zkjax.files import new_folder
+from zkjax.files import new_folder, read_start
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.pretrain import load_demo_base
 from zkjax.proof import Commitment
-from zkjax.proofs.adapter.credentials import read_token
+from zkjax.proofs.adapter.credentials import read_certificate, read_token
 from zkjax.proofs.adapter.inference import (
     Inference,
     prove_inference,
@@ -28,9 +28,9 @@ from zkjax.proofs.adapter.inference import (
     require_manifests,
     verify_inference,
 )
-from zkjax.proofs.adapter.network import connect
 from zkjax.proofs.adapter.record import Record, verify_session
 from zkjax.proofs.adapter.session import Session, loss_of
+from zkjax.proofs.adapter.transport import connect, require_address
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 
@@ -71,6 +71,12 @@ def servers(
         raise SessionError("options", "an address is named twice")
     if len(manifests) not in (0, len(urls)):
         raise SessionError("options", "name a manifest for every address, or none")
+    for url in urls:
+        require_address(url)
+    for manifest in manifests:
+        read_digest(manifest)
+    for ca in cas:
+        read_certificate(ca)
     known = [read_token(path) for path in spread(tokens, "--token-file")]
     rest = spread(cas, "--ca"), list(manifests) or [None] * len(urls)
     return [Server(*each) for each in zip(urls, known, *rest, strict=True)]
@@ -85,8 +91,8 @@ def sequences_of(path: Path | None, count: int, length: int) -> np.ndarray:
         )
     if path is None:
         return next(batches(documentation(), count, length, seed=1)).astype(np.int32)
-    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     need = count * (length + 1)
+    data = np.frombuffer(read_start(path, need), dtype=np.uint8)
     if len(data) < need:
         raise StatementError(
             f"{path} has {len(data)} bytes; {count} sequences of {length + 1} take {need}"
@@ -180,6 +186,8 @@ def verify_kept(
     the text of a sealed inference must have this digest (hex).
     """
     pinned = None if prompt is None else read_digest(prompt)
+    for manifest in manifests:
+        read_digest(manifest)
     if (folder / "statement.zks").exists():
         raise StatementError(f"{folder} is not a kept session; use zkjax verify")
     if not any((folder / name).exists() for name in ("manifest.json", "inference.json")):
@@ -195,6 +203,6 @@ def verify_kept(
         return inference
     if pinned is not None:
         raise StatementError(f"{folder} is a session; it has no commitment to a prompt")
-    record = verify_session(folder, least)
+    record = verify_session(folder, least, config=LlamaConfig())
     require_manifests([record.manifest], manifests)
     return record
