@@ -34,6 +34,7 @@ FIGURES = (
     "kernels",
     "soundness_bits",
 )
+EXPECTED = ("prove_seconds", "proof_bytes", "memory_bytes", "committed_elements")
 
 
 def measure(layers: int, profile: str) -> dict:
@@ -43,6 +44,8 @@ def measure(layers: int, profile: str) -> dict:
     tokens = next(source)
     sealed = [zkjax.seal(x, profile=profile) for x in (base, adapter, tokens)]
     prove = zkjax.prove(step, sealed_outputs=SEALED_OUTPUTS, profile=profile)
+    check = zkjax.check(step, sealed_outputs=SEALED_OUTPUTS, profile=profile)
+    expected = check(*(zkjax.Private(x) for x in (base, adapter, tokens)), rate)
     prove(*sealed, rate)
     kernels.reset()
     start = time.perf_counter()
@@ -58,6 +61,7 @@ def measure(layers: int, profile: str) -> dict:
         "profile": profile,
         "prove_seconds": elapsed,
         "verify_seconds": time.perf_counter() - start,
+        **{f"expected_{name}": getattr(expected, name) for name in EXPECTED},
     }
     return report
 
@@ -76,7 +80,7 @@ def main() -> None:
             results.append(result)
             phases = "  ".join(f"{k} {v:.2f}" for k, v in result["phases"].items())
             print(f"{profile}, {layers} layers: {phases}", flush=True)
-            for name in FIGURES:
+            for name in (*FIGURES, *(f"expected_{n}" for n in EXPECTED)):
                 print(f"  {name:20s} {result[name]:,.6g}", flush=True)
     machine = {
         "jax": jax.__version__,

@@ -41,6 +41,7 @@ from zkjax.proofs.finetune import (
 
 VERSION = 1
 MOST_BYTES = 1 << 20
+LONGER = 8  # times the positions that were looked at are what attention may see
 NARROW = ("gate_proj", "logits", "scores")  # tables are looked up by their values
 # Trained weights and gradients change in a run: their formats are not chosen from one look.
 KEPT = ("lora.weight", "gradient")
@@ -203,7 +204,7 @@ def calibrate(
     fractions = weight_fractions(parameters) if stored is None else stored
     seen: dict[tuple[str, str], Seen] = {}
     data = hashlib.blake2s(person=b"zkj.cdat")
-    count = 0
+    count = longest = 0
     with x64():
         weights = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters)
         masters = jax.tree.map(lambda x: np.asarray(x, np.float64), adapter)
@@ -212,11 +213,15 @@ def calibrate(
             _, found = gradient(weights, masters, batch)
             for name, sizes in found.items():
                 seen[name] = seen[name].join(sizes) if name in seen else sizes
-            count += 1
+            count, longest = count + 1, max(longest, batch.shape[1])
             progress(count)
     if not count:
         raise CalibrationError("there is no text to calibrate on")
     seen = {name: sizes for name, sizes in seen.items() if name[0] not in KEPT}
+    # Softmax adds ln n to the span of its argument.
+    for name, entries in (("scores", LONGER * longest), ("logits", run.model.vocab_size)):
+        sizes = seen[name, "forward"]
+        seen[name, "forward"] = replace(sizes, largest=sizes.largest + np.log(entries) / 2)
     sites = choose(
         seen, DEFAULT_SITES, narrow=NARROW, uniform=lambda s: s.endswith(".lora"), room=room
     )
@@ -260,12 +265,14 @@ class Comparison:
     Attributes:
       losses: mean cross-entropy of each batch, (float32, fixed).
       agreement: share of positions with the same most likely token.
+      relative_error: of the logits, in the root mean square.
       cosines: of the gradients, by LoRA target; {} if they were not compared.
     """
 
     losses: list[tuple[float, float]] = field(default_factory=list)
     agreement: float = 0.0
     positions: int = 0
+    relative_error: float = 0.0
     cosines: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
@@ -277,6 +284,7 @@ class Comparison:
             "perplexity_fixed": float(np.exp(fixeds)),
             "top1_agreement": self.agreement,
             "positions": self.positions,
+            "logit_error": self.relative_error,
             "gradient_cosine": self.cosines,
         }
 
@@ -305,7 +313,7 @@ def compare(
 
     The fixed-point logits are those that a proof would be about, range checks included.
     """
-    result, same = Comparison(), 0
+    result, same, errors = Comparison(), 0, []
     stored = store_base(parameters, run.weight_fractions)
     masters = store_adapter(adapter)
     checked = make_checked_logits(run)
@@ -315,11 +323,14 @@ def compare(
         theirs = np.asarray(plain(*single, batch[:, :-1]))
         ours = checked(stored, masters, batch[:, :-1])
         result.losses.append((mean_losses(theirs, batch), mean_losses(ours, batch)))
+        errors.append((np.mean((ours - theirs) ** 2), np.mean(np.square(theirs, dtype=np.float64))))
         same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
         result.positions += theirs.argmax(-1).size
         if i < gradients:
             result.cosines = _cosines(run, stored, masters, batch)
         progress(i + 1)
+    error, size = np.mean(errors, axis=0)
+    result.relative_error = float(np.sqrt(error / size))
     result.agreement = same / max(result.positions, 1)
     return result
 
