@@ -4,9 +4,17 @@ exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, get_type_hints
 
+from zkjax._arguments import Between, require
 from zkjax.errors import OptionError
+
+__all__ = ["INPUT_GROUPS", "TARGETS", "LlamaConfig", "LoraConfig", "RopeScaling"]
+
+Size = Annotated[int, Between(1, 1 << 24)]
+Positive = Annotated[float, Between(1e-12, 1e12)]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -19,30 +27,54 @@ INPUT_GROUPS = {
 }
 
 
+class Checked:
+    """A dataclass whose fields are of the types that it names."""
+
+    def __post_init__(self):
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):  # type: ignore[arg-type]
+            what = f"{type(self).__name__}: {field.name}"
+            require(getattr(self, field.name), hints[field.name], what)
+
+
 @dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Checked):
     """Llama-3's frequency scaling: slow frequencies are divided by ``factor``, smoothly."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
+    factor: Positive = 8.0
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_max_position_embeddings: Size = 8192
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise OptionError("RopeScaling: low_freq_factor is below high_freq_factor")
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(Checked):
     """A LLaMA: ``num_key_value_heads < num_attention_heads`` is grouped-query attention."""
 
-    vocab_size: int = 256
-    hidden_size: int = 64
-    intermediate_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    rms_norm_eps: float = 2.0**-14
-    rope_theta: float = 10000.0
+    vocab_size: Size = 256
+    hidden_size: Size = 64
+    intermediate_size: Size = 128
+    num_hidden_layers: Size = 2
+    num_attention_heads: Size = 4
+    num_key_value_heads: Size = 2
+    rms_norm_eps: Annotated[float, Between(0, 1)] = 2.0**-14
+    rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        heads, kv = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads) or heads % kv:
+            raise OptionError(
+                f"LlamaConfig: hidden_size = {self.hidden_size} is an even number for each of "
+                f"num_attention_heads = {heads}, a multiple of num_key_value_heads = {kv}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -50,6 +82,8 @@ class LlamaConfig:
 
     def projection_shape(self, target: str) -> tuple[int, int]:
         """(inputs, outputs) of one linear layer of a block."""
+        if not isinstance(target, str) or target not in TARGETS:
+            raise OptionError(f"{target!r} is no linear layer; they are {', '.join(TARGETS)}")
         hidden, inner = self.hidden_size, self.intermediate_size
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         shapes = {
@@ -65,18 +99,19 @@ class LlamaConfig:
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Checked):
     """LoRA of rank r on some projections: W x + (alpha / r) B A x."""
 
-    r: int = 4
-    alpha: float = 8.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    r: Size = 4
+    alpha: Positive = 8.0
+    targets: Sequence[str] = ("q_proj", "v_proj")
 
     @property
     def scale(self) -> float:
         return self.alpha / self.r
 
     def __post_init__(self):
+        super().__post_init__()
         unknown = set(self.targets) - set(TARGETS)
         if unknown:
             raise OptionError(

@@ -26,12 +26,16 @@ import pytest
 import zkjax
 from zkjax import fixed
 from zkjax._compat import x64
+from zkjax.models.config import LlamaConfig
 from zkjax.program.tables import Table, step_table
 
 X = np.array([[3, -7], [5, 2]], np.int8)
 V = X * 0.0625
 HOME = Path(__file__)
 FOLDER = Path(tempfile.mkdtemp())
+
+
+MODULES = ("zkjax", "zkjax.fixed", "zkjax.models.config")
 
 
 class Odd:
@@ -211,6 +215,12 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
         "function": np.cosh, "fraction": 4, "out_fraction": 4, "low": -2.0, "high": 2.0
     },
     "zkjax.fixed.tanh": lambda: {"x": V * 0.0, "fraction": 0},
+    "zkjax.models.config.LlamaConfig": lambda: {},
+    "zkjax.models.config.LlamaConfig.projection_shape": lambda: {
+        "self": LlamaConfig(), "target": "q_proj"
+    },
+    "zkjax.models.config.LoraConfig": lambda: {},
+    "zkjax.models.config.RopeScaling": lambda: {},
 }  # fmt: skip
 # The functions that transformations give.
 CALLS: dict[str, tuple[Callable, Callable[[], dict[str, Any]]]] = {
@@ -240,7 +250,7 @@ def public(module) -> Iterator[tuple[str, Any]]:
 
 def functions() -> Iterator[tuple[str, Callable]]:
     """Every public function, class and public method that takes an argument."""
-    for module in map(importlib.import_module, ("zkjax", "zkjax.fixed")):
+    for module in map(importlib.import_module, MODULES):
         for name, found in public(module):
             if inspect.ismodule(found):
                 found = getattr(found, name.rpartition(".")[2], found)
