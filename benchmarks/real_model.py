@@ -29,7 +29,8 @@ from zkjax.models.checkpoint import load_llama
 from zkjax.models.config import LoraConfig
 from zkjax.models.llama import init_adapter, warm_adapter
 from zkjax.models.text import read_text, sequences, tokenize
-from zkjax.proofs.calibration import Calibration, calibrate, compare, mean_losses
+from zkjax.proofs.calibration import Calibration, calibrate
+from zkjax.proofs.comparison import compare, mean_losses
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
     FineTuning,

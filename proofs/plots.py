@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zkjax.proofs.calibration import Calibration, Comparison
+from zkjax.proofs.calibration import Calibration
+from zkjax.proofs.comparison import Comparison
 
 
 def plot_calibration(calibration: Calibration, comparison: Comparison, path: Path) -> None:

@@ -20,7 +20,8 @@ from zkjax.models.config import LlamaConfig, LoraConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import warm_adapter
 from zkjax.models.numerics import FixedPoint
-from zkjax.proofs.calibration import Calibration, calibrate, compare, model_digest
+from zkjax.proofs.calibration import Calibration, calibrate, model_digest
+from zkjax.proofs.comparison import compare
 from zkjax.proofs.demo import demo_inputs, demo_model
 from zkjax.proofs.finetune import FineTuning, make_step, store_rate, store_weight
 

@@ -13,7 +13,8 @@ from flax import nnx
 
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
 from zkjax.models.llama import Llama, warm_adapter
-from zkjax.proofs.calibration import calibrate, compare
+from zkjax.proofs.calibration import calibrate
+from zkjax.proofs.comparison import compare
 from zkjax.proofs.finetune import FineTuning
 
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 3, "num_key_value_heads": 1}

@@ -73,7 +73,8 @@ def _run(model, data, held_out, out, count, compared, length, lora, room, plot, 
     from zkjax.models.config import LoraConfig
     from zkjax.models.llama import warm_adapter
     from zkjax.models.text import read_text, sequences, tokenize
-    from zkjax.proofs.calibration import calibrate, compare
+    from zkjax.proofs.calibration import calibrate
+    from zkjax.proofs.comparison import compare
     from zkjax.proofs.demo import demo_model
     from zkjax.proofs.finetune import FineTuning
 
