@@ -37,10 +37,10 @@ from zkjax.prove import prove
 from zkjax.seal import DEFAULT_OPENINGS, Sealed
 
 # Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree, for a
-# value of the program and for a committed element; seconds of a leaf and of a value, relative to a
-# leaf of the small proofs.
+# value of the program and for a committed element; seconds of a leaf, relative to the processor
+# seconds of a leaf of the small proofs (a large proof has less work a leaf, and uses 1.1 cores).
 BYTES_A_LEAF, BYTES_A_VALUE, BYTES_AN_ELEMENT = 96, 8, 48
-LEAF, VALUE = 1.0, 0.1
+LEAF = 0.68
 TIMES = 2  # that each small proof is timed; the fastest counts
 SMALL = 13, 17  # log2 of the elements that the small programs round
 
@@ -112,7 +112,7 @@ def estimated(traced: Traced, args, outputs: Any, profile: str, run_seconds: flo
         committed,
         proof_bytes(setup),
         now + memory,
-        fixed_cost + a_leaf * (LEAF * leaves + VALUE * values),
+        fixed_cost + LEAF * a_leaf * leaves,
     )
 
 
@@ -176,8 +176,8 @@ def proof_bytes(setup: Setup) -> int:
 
 @cache
 def speed() -> tuple[float, float]:
-    """(seconds, seconds a leaf) of a proof on this machine, from two small ones; kept beside the
-    compiled kernels, so that later processes need not measure again.
+    """(seconds, seconds a leaf) of the processor for a proof here, from two small ones; kept beside
+    the compiled kernels, so that later processes need not measure again.
     """
     devices = jax.devices()
     machine = [__version__, jax.__version__, devices[0].device_kind, len(devices), os.cpu_count()]
@@ -207,9 +207,9 @@ def _measured() -> tuple[float, float]:
         x = np.arange(1 << log, dtype=np.int16)
         seconds = []
         for _ in range(1 + TIMES):  # the first compiles kernels
-            start = time.perf_counter()
+            start = time.process_time()  # whatever else the machine does
             _, proof = prove(program, sealed_outputs=True)(x)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         assert proof.report is not None
         found.append((min(seconds[1:]), proof.report["lookups"]))
     (first, few), (second, many) = found
