@@ -191,8 +191,9 @@ def compare_with_jax(ports: list[Port], outputs, expected) -> None:
     for port, ours, theirs in zip(ports, outputs, expected, strict=True):
         if not np.array_equal(ours, theirs):
             raise TraceError(
-                f"output {port.name or '0'} of the traced program differs from what JAX computes; "
-                "please report this function as a bug of its proving rules"
+                f"output {port.name or '0'} of the traced program differs from what JAX computes. "
+                "Where a value on the way passes 2^52 of its last fraction bits, float64 rounds: "
+                "round its operands first. Otherwise please report this function as a bug"
             )
 
 

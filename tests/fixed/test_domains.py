@@ -11,6 +11,7 @@ from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.errors import OptionError, ValueRangeError
 from zkjax.fixed.softmax import _exp_fraction
+from zkjax.program.tables import Table, step_table
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,31 @@ def test_one_channel_ten_thousand_times_the_others(rng):
     assert np.all(np.abs(np.asarray(got) - x * inverse) <= allowed)
 
 
+def test_tables_that_are_no_step_functions_are_refused():
+    """With overlapping intervals a number would lie in two rows, and either could be proved."""
+    rows = np.arange(2)
+    for firsts, lasts in (([0, 0], [10, 10]), ([0, 5], [4, 4]), ([0, 7], [4, 9]), ([0, 4], [4, 9])):
+        table = Table("t", (rows, np.array(firsts), np.array(lasts), rows))
+        with pytest.raises(OptionError, match="do not follow each other"):
+            fixed.locate(np.ones(1), table, 0, (0,))
+    with pytest.raises(OptionError, match="no columns of intervals"):
+        fixed.locate(np.ones(1), Table("t", (rows, rows)), 0, ())
+    steps = step_table("t", np.array([0, 3]), 9, rows)
+    for fractions in ((), (0, 0)):
+        with pytest.raises(OptionError, match="has 1 columns of values"):
+            fixed.locate(np.ones(1), steps, 0, fractions)
+    with pytest.raises(OptionError, match="not in order"):
+        step_table("t", np.array([3, 0]), 9, rows)
+
+
 def test_what_is_outside_the_domain_is_refused():
+    for function in (fixed.softmax, lambda x, _, f: fixed.cross_entropy(x, np.zeros(1, int), f)):
+        with pytest.raises(OptionError, match="no domain"):
+            function(np.zeros((1, 2)), None, 17)
+    with pytest.raises(OptionError, match="not negative"):
+        fixed.inverse_rms(np.ones((1, 4)), 4, -1.0, fixed.Format(12, 20))
+    with pytest.raises(OptionError, match="between"):
+        fixed.scale(np.ones(1), 1e30, 8)
     with pytest.raises(OptionError, match="131,073"):
         fixed.softmax(np.zeros((1, (1 << 17) + 1)))
     with pytest.raises(OptionError, match="holds nothing"):

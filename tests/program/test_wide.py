@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,6 +45,33 @@ def test_partial_sums_count_too():
     with pytest.raises(ValueRangeError, match="fixed point holds 52"):
         evaluated(x, x * signs)
     evaluated(x, signs)
+
+
+def test_sums_along_an_axis_count_their_parts():
+    """Six numbers of 53 bits, whose sum is small."""
+
+    def fn(a, b, c):
+        product = fixed.decode(a, 0) * fixed.decode(b, 0) * fixed.decode(c, 0)
+        return fixed.encode(jnp.sum(product), 0)
+
+    top = 2**31 - 1
+    a = np.array([top, top, top, -top, -top, -top + 2], np.int32)
+    b, c = np.full(6, 32767, np.int16), np.full(6, 63, np.int8)
+    with pytest.raises(ValueRangeError, match="fixed point holds 52"):
+        trace_call(fn, (a, b, c)).statement.program.evaluate([a, b, c])
+    trace_call(fn, (a, b, c)).statement.program.evaluate([a >> 8, b, c])
+
+
+def test_a_multiple_of_a_difference_is_not_a_difference_of_multiples():
+    """101 (x - y) is exact where 101 x is not."""
+
+    def fn(a, b):
+        v, w = fixed.decode(a, 0), fixed.decode(b, 0)
+        return fixed.encode(101.0 * (v * 786431.0 - w * 786431.0), 0)
+
+    a = np.array([2**30], np.int32)
+    (out,), _ = zkjax.prove(lambda a, b: (fn(a, b),))(zkjax.seal(a), a - 1)
+    assert out == 101 * 786431
 
 
 def test_what_might_wrap_around_is_refused_when_traced():

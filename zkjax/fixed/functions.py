@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax._arguments import checked
+from zkjax.errors import OptionError
 from zkjax.fixed.primitives import divide_p, locate_p, lookup_p, max_p, onehot_p, rsqrt_p
 from zkjax.fixed.rounding import current_cotangent_format, round
 from zkjax.fixed.types import Array, Axis, Bits, Fraction, TableFraction, as_array
-from zkjax.program.tables import Table, function_table
+from zkjax.program.tables import Table, function_table, require_steps
 
 EXP_FRACTION = 13
 
@@ -30,6 +31,7 @@ def lookup(
 
     Not differentiable; wrap it in ``jax.custom_vjp`` with a column that holds the derivative.
     """
+    _require_columns(table, 1, out_fractions)
     return lookup_p.bind(x, table=table, in_fraction=in_fraction, out_fractions=out_fractions)
 
 
@@ -43,7 +45,17 @@ def locate(
     One lookup and two range checks of an interval's size, however wide the domain. Not
     differentiable.
     """
+    require_steps(table)
+    _require_columns(table, 3, out_fractions)
     return locate_p.bind(x, table=table, in_fraction=in_fraction, out_fractions=out_fractions)
+
+
+def _require_columns(table: Table, first: int, out_fractions: tuple[int, ...]) -> None:
+    if len(out_fractions) != table.width - first:
+        raise OptionError(
+            f"table {table.name!r} has {table.width - first} columns of values; out_fractions "
+            f"names {len(out_fractions)}"
+        )
 
 
 # Tables --------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def inverse_rms_table(size: int, in_fraction: int, eps: float, form: Format) -> 
     value at the middle of each row's interval.
     """
     fraction, bits = form
+    if not 0 <= eps < np.inf:
+        raise OptionError(f"eps = {eps!r}; it is a number that is not negative")
     dense = np.arange(0 if eps > 0 else 1, 1 << STEP, dtype=np.int64)
     octaves = LARGEST.bit_length() - 1 - STEP
     within = (1 << STEP) + np.arange(1 << STEP, dtype=np.int64)
@@ -63,7 +65,8 @@ def inverse_rms(x: Array, in_fraction: Fraction, eps: float, form: Format) -> ja
     fraction bits.
 
     Within 2^-12 of it, relatively, plus 2^-(fraction + 1), for a sum of squares of at most 2^(52 -
-    2 in_fraction) and a result below 2^(bits - fraction). Not differentiable; ``rms_normalize`` is.
+    2 in_fraction) and a result below 2^(bits - fraction) by a step of the table, 2^-10 of the sum.
+    Not differentiable; ``rms_normalize`` is.
     """
     x = as_array(x)
     table = inverse_rms_table(x.shape[-1], 2 * in_fraction, float(eps), Format(*form))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zkjax._arguments import Between, checked
-from zkjax.errors import ValueRangeError
+from zkjax.errors import OptionError, ValueRangeError
 from zkjax.fixed.primitives import round_p
 from zkjax.fixed.types import Array, Bits, Fraction, HostArray, IntegerDtype, as_array
 
@@ -142,6 +142,8 @@ def scale(
     multiplies what was rounded.
     """
     mantissa, exponent = np.frexp(float(factor))
+    if not -40 <= exponent <= 40:
+        raise OptionError(f"factor = {factor!r}; it is a number between 2^-40 and 2^40")
     if abs(mantissa) == 0.5:
         return round_value(x * float(factor), fraction, bits, site=site)
     x = round_value(x * 2.0 ** int(exponent), fraction, bits, site=site)

@@ -5,7 +5,7 @@ same table once more, at a key that lies on the grid of x because ln s is rounde
 costs two lookups and no rounding, and its error does not grow with the number of entries:
 
     relative error of the exponentials' sum   n 2^-(F + 1) <= 2^-11, with F of ``SUMS``
-    rounding of ln s to the grid              2^-(fraction + 1)
+    rounding of ln s to the grid              exp(2^-(fraction + 1)) - 1
 
 ln s is found as a step function of s (``fixed.locate``): row i holds where exp((i - 1/2) 2^-f) <= s
 < exp((i + 1/2) 2^-f).
@@ -67,6 +67,14 @@ def _log_sum(s, n: int, in_fraction: int, fraction: int):
     return locate(s, log_steps(_log2(n), in_fraction, fraction), in_fraction, (fraction,))[0]
 
 
+def _require_domain(fraction: int) -> None:
+    if fraction > 16:
+        raise OptionError(
+            f"softmax of values with {fraction} fraction bits has no domain: 16 bits hold their "
+            "differences; round to at most 16 fraction bits"
+        )
+
+
 def _sum_of_exp(x, mask, fraction: int):
     """(the maximum m, sum_j exp(x_j - m) with ``_exp_fraction`` bits) over the last axis."""
     bits = _exp_fraction(x.shape[-1])
@@ -117,13 +125,14 @@ def softmax(
     """Softmax over the last axis of n <= 2^17 entries; x has at most ``fraction`` bits, and
     max(x) - min(x) + ln n stays below 2^(16 - fraction).
 
-    Each result p is within p (2^-(fraction + 1) + 2^-10) + 2^-(out_fraction + 1) of the real
-    function, whatever n.
+    Each result p is within p (exp(2^-(fraction + 1)) - 1 + 2^-10) + 2^-(out_fraction + 1) of the
+    real function, whatever n. ``fraction`` is at most 16: beyond, nothing is in the domain.
 
     Args:
       mask: constant booleans, broadcast against x; False entries get probability zero. Their x
         should be the lowest value of the range, so that they do not become the maximum.
     """
+    _require_domain(fraction)
     return _softmax(x, mask, fraction, out_fraction, current_cotangent_format())
 
 
@@ -160,4 +169,5 @@ def cross_entropy(logits: Array, target: Array, fraction: TableFraction = 12) ->
     Within 2^-11 + 2^-13 of the real function, whatever n. The gradient is softmax(logits) -
     onehot(target), with the error of ``softmax``.
     """
+    _require_domain(fraction)
     return _cross_entropy(logits, target, fraction)

@@ -202,8 +202,10 @@ class Builder:
         shape = self.shape(terms[0][0])
         nested_bound = abs(offset) + sum(abs(c) * self.bounds[var] for var, c in terms)
         flat = offset + sum(collect(var, c) for var, c in terms)
-        if len(merged) > max(MOST_TERMS, len(terms)):
-            # A chain of sums stays one, or its terms would be as many as the square of its length.
+        reached = abs(flat) + sum(abs(c) * self.bounds[v] for v, c in merged.items())
+        if len(merged) > max(MOST_TERMS, len(terms)) or reached > MAX_BOUND:
+            # A chain of sums stays one, or its terms would be as many as the square of its length;
+            # and so does one whose parts may be more than float64 holds, where the sum may not.
             merged.clear()
             for var, c in terms:
                 merged[var] = merged.get(var, 0) + c

@@ -139,10 +139,20 @@ class Program:
     def _require_exact(self, var: int, value, operands) -> None:
         """That float64 held a value and, in a sum of products, everything on the way to it."""
         op = self.ops[var]
+        sizes = [float(np.max(np.abs(v), initial=0)) for v in operands] if op.kind in GROW else []
         largest = float(np.max(np.abs(value), initial=0)) if op.kind in GROW else 0.0
-        if op.kind == "contract":
+        if op.kind == "affine":
+            coefficients, offset = op.params
+            if sum(abs(c) * x for c, x in zip(coefficients, sizes, strict=True)) > MAX_BOUND:
+                terms = zip(coefficients, operands, strict=True)
+                total = abs(offset) + sum(abs(c) * np.abs(v) for c, v in terms)
+                # The sum of a rounding's remainder is that of two numbers below 2^52.
+                largest = max(largest, float(np.max(total)) / 2)
+        elif op.kind == "sum" and sizes[0] * operands[0].size > MAX_BOUND:
+            largest = float(np.max(np.sum(np.abs(operands[0]), axis=op.params[0])))
+        elif op.kind == "contract":
             # |partial sums| <= |x| |y|, first of the whole operands and then of their entries.
-            x, y = (float(np.max(np.abs(v), initial=0)) for v in operands)
+            x, y = sizes
             summed = [operands[0].shape[a] for a, _ in op.params[1]]
             if x * y * math.prod(summed) > MAX_BOUND:
                 norms = [

@@ -76,6 +76,17 @@ class Table:
         return hash(self.digest)
 
 
+def require_steps(table: Table) -> None:
+    """OptionError unless a table is a step function: the intervals of its rows, in columns 1 and 2,
+    follow each other. Otherwise a number may lie in two rows or none.
+    """
+    if table.width < 3:
+        raise OptionError(f"table {table.name!r} has no columns of intervals; use step_table")
+    firsts, lasts = table.columns[1:3]
+    if np.any(firsts > lasts) or np.any(firsts[1:] != lasts[:-1] + 1):
+        raise OptionError(f"table {table.name!r}: its intervals do not follow each other")
+
+
 def _integers(column: Any, require: Callable[[bool, str], None]) -> np.ndarray:
     """A column as a read-only int64 copy with the same numbers."""
     given = np.asarray(column)

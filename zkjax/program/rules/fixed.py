@@ -91,12 +91,13 @@ def _locate(t: Tracer, eqn, x):
     first, last, *outputs = columns
     note = f"table '{table.name}' at {t.where}"
     width = int(np.max(table.columns[2] - table.columns[1])).bit_length()
+    outside = f"{note}: its argument is outside what the table covers; in other units"
     owners = outputs or [row]
     for y in owners:
         b.notes[y] = note
         b.lookup(table, [row, *columns], y)
         for over in ([(x.var, 1), (first, -1)], [(last, 1), (x.var, -1)]):
-            b.range_check(b.affine(over, bound=(1 << width) - 1), width, y, note)
+            b.range_check(b.affine(over, bound=(1 << width) - 1), width, y, outside)
     return [Sym(y, f) for y, f in zip(outputs, p["out_fractions"], strict=True)]
 
 
