@@ -7,6 +7,7 @@ With several steps the proofs chain: each takes the adapter commitment of the on
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import zkjax
 from zkjax._compat import x64
 from zkjax.estimate import Check, check
 from zkjax.files import new_folder, write_atomically
+from zkjax.fixed import Format
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
 from zkjax.models.llama import init_adapter
-from zkjax.models.numerics import Float
+from zkjax.models.numerics import FixedPoint, Float
 from zkjax.models.peft import save_adapter
 from zkjax.models.pretrain import CHECKPOINT, load_demo_base
 from zkjax.program.statement import Statement
@@ -55,6 +57,14 @@ def demo_inputs(layers: int = 2) -> tuple[FineTuning, Any, Any, Any]:
     run = Calibration.load(DEMO_CALIBRATION).apply(run)
     base = load_demo_base()
     if layers != 2:
+        # The residual stream grows with every layer that is repeated.
+        assert isinstance(run.numerics, FixedPoint)
+        sites = dict(run.numerics.sites)
+        for name, site in sites.items():
+            if name.endswith(".statistic"):
+                fraction, bits = site.forward
+                sites[name] = site._replace(forward=Format(fraction, bits + 4))
+        run = replace(run, numerics=replace(run.numerics, sites=sites))
         base["layers"] = jax.tree.map(
             lambda x: np.concatenate([x] * layers)[:layers], base["layers"]
         )

@@ -36,11 +36,11 @@ from zkjax.provable import provable
 from zkjax.prove import prove
 from zkjax.seal import DEFAULT_OPENINGS, Sealed
 
-# Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree, for a
-# value of the program and for a committed element; seconds of a leaf, relative to the processor
-# seconds of a leaf of the small proofs (a large proof has less work a leaf, and uses 1.1 cores).
+# Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree (before
+# padding), for a value of the program and for a committed element; seconds of a leaf and of a
+# value, relative to the processor seconds of a leaf of the small proofs.
 BYTES_A_LEAF, BYTES_A_VALUE, BYTES_AN_ELEMENT = 96, 8, 48
-LEAF = 0.68
+LEAF, VALUE = 0.40, 0.06
 TIMES = 2  # that each small proof is timed; the fastest counts
 SMALL = 13, 17  # log2 of the elements that the small programs round
 
@@ -100,7 +100,7 @@ def estimated(traced: Traced, args, outputs: Any, profile: str, run_seconds: flo
     leaves = 1 << max(lookups - 1, 1).bit_length()
     committed = sum(t.layout.elements for t in setup.tableaux)
     values = sum(int(np.prod(op.shape)) for op in program.ops)
-    memory = BYTES_A_LEAF * leaves + BYTES_A_VALUE * values + BYTES_AN_ELEMENT * committed
+    memory = BYTES_A_LEAF * lookups + BYTES_A_VALUE * values + BYTES_AN_ELEMENT * committed
     fixed_cost, a_leaf = speed()
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Check(
@@ -112,7 +112,7 @@ def estimated(traced: Traced, args, outputs: Any, profile: str, run_seconds: flo
         committed,
         proof_bytes(setup),
         now + memory,
-        fixed_cost + LEAF * a_leaf * leaves,
+        fixed_cost + a_leaf * (LEAF * lookups + VALUE * values),
     )
 
 
