@@ -36,9 +36,9 @@ from zkjax.provable import provable
 from zkjax.prove import prove
 from zkjax.seal import DEFAULT_OPENINGS, Sealed
 
-# Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree (before
-# padding), for a value of the program and for a committed element; seconds of a leaf and of a
-# value, relative to the processor seconds of a leaf of the small proofs.
+# Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree, not
+# counting padding, for a value of the program and for a committed element; seconds of a leaf and of
+# a value, relative to the processor seconds of a leaf of the small proofs.
 BYTES_A_LEAF, BYTES_A_VALUE, BYTES_AN_ELEMENT = 96, 8, 48
 LEAF, VALUE = 0.40, 0.06
 TIMES = 2  # that each small proof is timed; the fastest counts
