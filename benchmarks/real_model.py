@@ -29,7 +29,7 @@ from zkjax.models.checkpoint import load_llama
 from zkjax.models.config import LoraConfig
 from zkjax.models.llama import init_adapter, warm_adapter
 from zkjax.models.text import read_text, sequences, tokenize
-from zkjax.proofs.calibration import Calibration, calibrate
+from zkjax.proofs.calibration import Calibration, calibrate, model_digest
 from zkjax.proofs.comparison import compare, mean_losses
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
@@ -77,6 +77,7 @@ def prepared(folder: Path, kept: Path):
     """The run, stored base and adapter, and tokens of a step."""
     config, parameters = load_llama(folder)
     calibration = Calibration.load(kept)
+    calibration.require_model(model_digest(config, parameters))
     run = calibration.apply(FineTuning(model=config, lora=lora()))
     base = store_base(parameters, run.weight_fractions)
     adapter = store_adapter(init_adapter(config, run.lora, jax.random.key(0)))

@@ -4,6 +4,8 @@ are none.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from soundness.programs import SMALL
@@ -15,6 +17,7 @@ from zkjax.field.scalar import Scalar
 from zkjax.program.ops import RULES, NotRankOne, Op
 from zkjax.program.program import OF_TABLES
 from zkjax.program.statement import Statement
+from zkjax.program.tables import Table
 from zkjax.program.trace import Private
 from zkjax.program.wellformed import require_well_formed
 
@@ -170,3 +173,16 @@ def test_traced_programs_are_well_formed(name):
         require_well_formed(statement.program)
         again = Statement.decode(statement.encode())
         assert again.program.encode() == statement.program.encode()
+
+
+def test_a_statement_locates_in_step_tables_only():
+    """Where intervals overlap, a number has two rows, and a proof could take either."""
+    fn, x = SMALL["located"]
+    program = copy.deepcopy(zkjax.trace(fn)(Private(x)).program)  # traces are remembered
+    require_well_formed(program)
+    (number,) = (op.params[0] for op in program.ops if op.kind == "locate")
+    rows, firsts, lasts, *values = program.tables[number].columns
+    for last in (lasts + (rows == 0), lasts - (rows == 0)):
+        program.tables[number] = Table("steps", (rows, firsts, last, *values))
+        with pytest.raises(StatementError, match="do not follow each other"):
+            require_well_formed(program)

@@ -118,7 +118,7 @@ def normalised(x):
 SMALL: dict[str, tuple[Callable, np.ndarray]] = {
     "rounded": (rounded, np.array([37, -11, 120], dtype=np.int8)),
     "tabulated": (tabulated, np.array([3, -8, 7], dtype=np.int8)),
-    "located": (located, np.array([3, 4, 120], dtype=np.uint8)),
+    "located": (located, np.array([120, 4, 8], dtype=np.uint8)),
     "divided": (divided, np.array([5, -9, 100], dtype=np.int8)),
     "inverse_root": (inverse_root, np.array([5, -9, 100], dtype=np.int8)),
     "maximum": (maximum, np.array([[5, -9, 100], [7, 3, -2]], dtype=np.int8)),

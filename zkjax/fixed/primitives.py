@@ -55,13 +55,18 @@ def _round(x, *, fraction, bits, site):
 round_p = define("zk_round", _round, lambda a, p: [a[0].shape], _elementwise_batch)
 
 
+def _rows(columns, fractions, row):
+    """Entries of columns of integers, as values with these fraction bits."""
+    return [
+        jnp.asarray(column * 2.0**-fraction)[row]
+        for column, fraction in zip(columns, fractions, strict=True)
+    ]
+
+
 def _lookup(x, *, table, in_fraction, out_fractions):
     low = int(table.columns[0][0])
     index = jnp.clip(x * 2.0**in_fraction - low, 0, table.rows - 1).astype(jnp.int32)
-    return [
-        jnp.asarray(column * 2.0**-fraction)[index]
-        for column, fraction in zip(table.columns[1:], out_fractions, strict=True)
-    ]
+    return _rows(table.columns[1:], out_fractions, index)
 
 
 lookup_p = define(
@@ -77,10 +82,7 @@ def _locate(x, *, table, in_fraction, out_fractions):
     firsts = jnp.asarray(table.columns[1], dtype=jnp.float64)
     row = jnp.searchsorted(firsts, x * 2.0**in_fraction, side="right") - 1
     row = jnp.clip(row, 0, table.rows - 1)
-    return [
-        jnp.asarray(column * 2.0**-fraction)[row]
-        for column, fraction in zip(table.columns[3:], out_fractions, strict=True)
-    ]
+    return _rows(table.columns[3:], out_fractions, row)
 
 
 locate_p = define(

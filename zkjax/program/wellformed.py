@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from zkjax.errors import StatementError
+from zkjax.errors import OptionError, StatementError
 from zkjax.program.dtypes import DTYPE_RANGES, PUBLIC_RANGES
 from zkjax.program.ops import RULES
 from zkjax.program.ops.rule import require
 from zkjax.program.program import Port, Program
+from zkjax.program.tables import require_steps
 
 
 def require_well_formed(program: Program) -> None:
@@ -67,7 +68,10 @@ def _require_operations(program: Program) -> None:
                 require(column < program.tables[table].width, "there is no such column")
             if op.kind == "locate":
                 require(op.params[0] < len(program.tables), "there is no such table")
-                require(program.tables[op.params[0]].width >= 3, "the table has no intervals")
+                try:
+                    require_steps(program.tables[op.params[0]])
+                except OptionError as error:
+                    raise StatementError(str(error)) from error
         except StatementError as error:
             raise StatementError(f"operation {var} ({op.kind}): {error}") from error
     count = sum(op.kind == "constant" for op in program.ops)
