@@ -60,7 +60,7 @@ BAD: dict[str, Any] = {
     "inf": float("inf"),
     "1j": 1j,
     "''": "",
-    "text": "no such thing",
+    "text": "no such/thing",  # nor the folder: nothing is written
     "a NUL": "a\0b",
     "bytes": b"\xff\x00",
     "()": (),
