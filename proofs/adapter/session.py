@@ -11,13 +11,15 @@ import numpy as np
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.errors import SessionError, ValueRangeError
+from zkjax.models.adapter import no_deltas
 from zkjax.models.config import LlamaConfig
-from zkjax.models.llama import Cache, mean_loss, no_deltas
+from zkjax.models.decoder import Cache, mean_loss
+from zkjax.models.registry import bind
 from zkjax.proofs.adapter.manifest import ACTIVATION_FRACTION, PRODUCT_FRACTION
 from zkjax.proofs.adapter.peer import Channel, Peer
 from zkjax.proofs.adapter.record import Limits, Record
 from zkjax.proofs.adapter.statement import NUMERICS, is_stored_base
-from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
+from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION
 
 
 class Session:

@@ -19,8 +19,10 @@ from flax import nnx
 import zkjax
 from zkjax import fixed
 from zkjax.errors import SessionError
+from zkjax.models.adapter import lora_delta
 from zkjax.models.config import INPUT_GROUPS, LlamaConfig
-from zkjax.models.llama import Llama, lora_delta, mean_loss
+from zkjax.models.decoder import mean_loss
+from zkjax.models.llama import Llama
 from zkjax.models.numerics import FixedPoint
 from zkjax.proofs.adapter.manifest import (
     ACTIVATION_FRACTION,

@@ -16,7 +16,7 @@ import zkjax
 from zkjax import fixed, state
 from zkjax.errors import SealError, SessionError
 from zkjax.files import new_folder, open_regular, read_capped, write_atomically
-from zkjax.models.llama import Adapter
+from zkjax.models.adapter import Adapter
 from zkjax.models.peft import load_adapter
 from zkjax.proofs.adapter.contributor import (
     DEFAULT_SESSIONS,

@@ -43,8 +43,9 @@ from adapter.common import (
 )
 from zkjax._compat import x64
 from zkjax.errors import SealError, SessionError, StatementError, VerificationError, ZkjaxError
+from zkjax.models.adapter import lora_delta
 from zkjax.models.config import LlamaConfig
-from zkjax.models.llama import Llama, lora_delta
+from zkjax.models.llama import Llama
 from zkjax.program import trace
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter

@@ -33,8 +33,10 @@ from zkjax.errors import (
     VerificationError,
     ZkjaxError,
 )
+from zkjax.models.adapter import lora_deltas
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, lora_deltas, mean_loss
+from zkjax.models.decoder import mean_loss
+from zkjax.models.llama import Llama
 from zkjax.proof import Commitment
 from zkjax.proofs import adapter
 from zkjax.proofs.adapter import frames, inference

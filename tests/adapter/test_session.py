@@ -12,8 +12,9 @@ from flax import nnx
 import zkjax
 from zkjax._compat import x64
 from zkjax.errors import SealError, SessionError, ValueRangeError
+from zkjax.models.adapter import lora_delta
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, lora_delta
+from zkjax.models.llama import Llama
 from zkjax.models.peft import save_adapter
 from zkjax.proofs.adapter import Contributor, Leakage, Session, commit_adapter, loss_of
 from zkjax.proofs.adapter.statement import NUMERICS
