@@ -63,6 +63,9 @@ class Calibration:
     weight_fractions: Mapping[str, int] = field(default_factory=dict)
     loss_scale: float = FineTuning.loss_scale
 
+    def __hash__(self) -> int:
+        return hash(self.encode())
+
     def numerics(self) -> FixedPoint:
         """The fixed point of these formats."""
         return FixedPoint(sites=self.sites)
