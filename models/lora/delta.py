@@ -45,8 +45,7 @@ def _formats(target: Target, numerics: Numerics) -> Numerics:
 
 
 def require_numerics(numerics: Numerics, paths: Iterable[str]) -> None:
-    """OptionError for formats that differ by layer: a layer of a stranger does not know its number.
-    """
+    """OptionError for formats that differ by layer: layers of others do not know their numbers."""
     if not isinstance(numerics, FixedPoint):
         return
     for name in (*(n for path in paths for n in (path, f"{path}.lora")), "lora.weight"):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from zkjax._compat import x64
 from zkjax.errors import OptionError
 from zkjax.models.lora.delta import delta, dense, einsum, merged_kernel, require_numerics
 from zkjax.models.lora.rules import (
@@ -57,7 +58,7 @@ def find(
                     )
         return y
 
-    with nn.intercept_methods(look):
+    with x64(), nn.intercept_methods(look):  # a model that computes in fixed point has 64 bits
         jax.eval_shape(lambda v, a: module.apply(v, *a, **keywords), variables, args)
     return assign(list(found.values()), rules)
 

@@ -17,8 +17,15 @@ from flax import nnx
 
 from zkjax.errors import OptionError
 from zkjax.models.lora.delta import delta, dense, einsum, merged_kernel, require_numerics
-from zkjax.models.lora.rules import Adapter, Layer, LoraRule, Target, Targets, assign
-from zkjax.models.lora.rules import require_adapter
+from zkjax.models.lora.rules import (
+    Adapter,
+    Layer,
+    LoraRule,
+    Target,
+    Targets,
+    assign,
+    require_adapter,
+)
 from zkjax.models.numerics import FixedPoint, Float, Numerics
 
 LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum)
@@ -65,7 +72,7 @@ def attach(
     require_adapter(adapter, targets)
     numerics = numerics or Float()
     copy = nnx.clone(model)
-    found = {path: node for path, node in _walk(copy) if isinstance(node, LINEAR)}
+    found: dict[str, Any] = {p: node for p, node in _walk(copy) if isinstance(node, LINEAR)}
     _require_found(found, targets)
     require_numerics(numerics, found)
     done: set[int] = set()
@@ -74,7 +81,7 @@ def attach(
             continue
         done.add(id(node))
         site = path if round_outputs else None
-        object.__setattr__(node, "__class__", _adapted(type(node)))
+        object.__setattr__(node, "__class__", _adapted(node.__class__))
         node.lora = _Plan(targets.get(path), numerics, site)
         if path in targets:
             node.lora_a = nnx.LoRAParam(adapter[path]["a"])
@@ -114,10 +121,11 @@ def _adapted(base: type) -> type:
         plan = self.lora
         if isinstance(self, nnx.Einsum):
             _require_own_equation(self, *args, **keywords)
-        y = base.__call__(self, inputs, *args, **keywords)
+        added = None
         if plan.target is not None:
             added = delta(inputs, self.lora_a[...], self.lora_b[...], plan.target, plan.numerics)
-            y = y + added.astype(y.dtype)
+        y = base.__call__(self, inputs, *args, **keywords)
+        y = y if added is None else y + added.astype(y.dtype)
         return y if plan.site is None else plan.numerics.round(y, plan.site)
 
     return type(f"{base.__name__}WithLora", (base,), {"__call__": call})
