@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from zkjax._arguments import Between, checked
+from zkjax._arguments import Between
 from zkjax.errors import OptionError
 from zkjax.fixed.sites import Site
 from zkjax.models.config import Checked, Positive
@@ -191,7 +191,6 @@ def _known(layers: Sequence[Layer]) -> str:
     return f"its linear layers are {', '.join(names[:MOST_NAMED])}{more}"
 
 
-@checked
 def init(targets: Mapping[str, Target], key: Any, *, warm: bool = False) -> Adapter:
     """An adapter, float32: {path: {"a": A, "b": B}}, A normal with variance 1 / inputs, B zero.
 

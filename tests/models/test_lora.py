@@ -116,6 +116,7 @@ def close(got, expected, by=2e-5):
 MODELS = {
     "perceptron": (Perceptron, inputs(5, 6)),
     "many": (Many, np.arange(10).reshape(2, 5) % 7),
+    "recurrent": (lambda rngs: nnx.RNN(nnx.LSTMCell(6, 5, rngs=rngs)), inputs(2, 4, 6)),
     "scan": (lambda rngs: Stacked(), inputs(5, 6)),
     "lax.scan": (lambda rngs: ScannedByHand(), inputs(5, 6)),
 }
@@ -207,7 +208,17 @@ class LinenLayer(nn.Module):
         return nn.tanh(nn.Dense(6, name="inner")(x)), None
 
 
-@pytest.mark.parametrize("make", [LinenPerceptron, LinenMany])
+class LinenLifted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.remat(nn.Dense)(6, name="again")(x)
+        lifted = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        y = nn.vmap(nn.Dense, in_axes=None, axis_size=3, **lifted)(6, name="each")(y)
+        lifted = {"variable_axes": {"params": None}, "split_rngs": {"params": False}}
+        return nn.vmap(nn.Dense, in_axes=0, **lifted)(6, name="one")(y)
+
+
+@pytest.mark.parametrize("make", [LinenPerceptron, LinenMany, LinenLifted])
 def test_a_linen_adapter_is_what_merging_it_gives(make):
     module = make()
     x = np.arange(10).reshape(2, 5) % 7 if make is LinenMany else inputs(5, 6)
