@@ -112,7 +112,7 @@ def pack(documents: Iterable[Document], length: int, tokenizer: Tokenizer) -> Ex
         learned.append(document.learned)
         if eos is not None and document.ids[-1] != eos:
             ids.append(np.array([eos], np.int32))
-            learned.append(document.learned.all()[None])
+            learned.append(np.array([document.learned.all()]))
         count += len(document.ids) + 1
         _require_room(-(-count // (length + 1)), length, document.where)
     if not ids:

@@ -118,6 +118,23 @@ def test_eos_is_not_doubled(tmp_path, hf):
     assert (document.ids == hf.eos).sum() == 1 and document.learned[-1]
 
 
+def test_eos_that_the_tokenizer_adds_is_learned(tmp_path):
+    folder = directory(tmp_path / "model")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    start = raw["post_processor"]["processors"][1]
+    end = next(t for t in raw["added_tokens"] if t["content"] == "<|im_end|>")
+    start["single"].append({"SpecialToken": {"id": end["content"], "type_id": 0}})
+    start["special_tokens"][end["content"]] = {
+        "id": end["content"], "ids": [end["id"]], "tokens": [end["content"]],
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer(folder)
+    path = write(tmp_path / "x.jsonl", {"prompt": "a", "completion": "b"})
+    (document,) = read_documents(path, tokenizer)
+    assert learned(tokenizer, document) == "b<|im_end|>"
+    assert (document.ids == tokenizer.eos).sum() == 1
+
+
 def test_a_text_is_learned_whole(tmp_path, hf):
     (tmp_path / "x.txt").write_text("How old?")
     by_line = write(tmp_path / "x.jsonl", {"text": "How old?"})
