@@ -9,7 +9,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from zkjax.errors import OptionError
-from zkjax.models.llama import lora_delta
+from zkjax.models.adapter import lora_delta
 from zkjax.models.lora.rules import Layer, Target
 from zkjax.models.numerics import FixedPoint, Numerics
 
