@@ -28,7 +28,10 @@ def read_text(source: str, most_characters: int | None = MOST_CHARACTERS) -> str
     try:
         return data.decode("utf-8")[:most_characters]
     except UnicodeDecodeError as error:
-        raise OptionError(f"{source} is no text in UTF-8: byte {error.start}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise OptionError(
+            f"{source} is no text in UTF-8: byte {error.start}, line {line}"
+        ) from error
 
 
 class Tokens(NamedTuple):

@@ -163,7 +163,7 @@ def _walk(node: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tu
     above = (*above, id(node))
     for keys, child in jax.tree_util.tree_flatten_with_path(node, lambda x: x is not node)[0]:
         name = jax.tree_util.keystr(keys, simple=True)
-        if not name.startswith("_pytree__") and id(child) not in above:
+        if id(child) not in above:  # a leaf is its own child, and a child may know its parent
             yield from _walk(child, f"{path}/{name}" if path else name, above)
 
 

@@ -354,11 +354,13 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "x.json").write_text("[]")
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"a\nb\xff")
     chat = write(tmp_path / "x.jsonl", {"messages": [{"role": "assistant", "content": "a"}]})
     for path, told in (
         (tmp_path / "empty.jsonl", "has no lines"),
         (tmp_path / "x.json", "call it .jsonl"),
         (tmp_path / "empty.txt", "text is empty"),
+        (tmp_path / "binary.txt", "no text in UTF-8: byte 3, line 2"),
         (chat, "line 1: messages need the chat template"),
     ):
         with pytest.raises(OptionError, match=told):

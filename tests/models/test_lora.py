@@ -399,6 +399,43 @@ def test_a_stacked_model_runs_in_fixed_point():
     assert zkjax.check(forward)(weights, zkjax.Private(stored(adapter, 24, "int32")), x)
 
 
+class Axes(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.axes = nnx.LinearGeneral((5, 6), (2, 3), axis=(1, -1), rngs=rngs)
+        self.heads = nnx.Einsum("...td,hdk->...htk", (2, 6, 3), (2, 1, 3), rngs=rngs)
+
+    def __call__(self, x):
+        return self.axes(x), self.heads(x)
+
+
+def test_layers_over_several_axes_run_in_fixed_point():
+    model, x = Axes(nnx.Rngs(0)), stored(inputs(2, 5, 6), 12, "int16")
+    targets, adapter = of(model)
+    weights = stored(nnx.to_pure_dict(nnx.state(model)), 12, "int16")
+
+    def loss(weights, adapter, x):
+        copy = nnx.clone(model)
+        nnx.update(copy, decoded(weights, 12))
+
+        def total(adapter):
+            outputs = lora.attach(copy, adapter, targets, FixedPoint())(fixed.decode(x, 12))
+            return sum(jnp.sum(y) for y in outputs) * 2.0**-4, outputs
+
+        grads, outputs = jax.grad(total, has_aux=True)(decoded(adapter, 24))
+        return [[fixed.encode(v, 20) for v in jax.tree.leaves(t)] for t in (outputs, grads)]
+
+    outputs, grads = zkjax.provable(loss)(weights, stored(adapter, 24, "int32"), x)
+
+    def real(adapter):
+        outputs = lora.merge(model, adapter, targets)(x * 2.0**-12)
+        return sum(jnp.sum(y) for y in outputs) / 16, outputs
+
+    their_grads, theirs = jax.grad(real, has_aux=True)(adapter)
+    close([v * 2.0**-20 for v in outputs], list(theirs), 5e-3)
+    close([v * 2.0**-20 for v in grads], jax.tree.leaves(their_grads), 5e-3)
+    assert zkjax.check(loss)(zkjax.Private(weights), zkjax.Private(stored(adapter, 24, "int32")), x)
+
+
 def test_a_rule_says_how_its_layers_round():
     model = nnx.Dict({n: nnx.Linear(6, 4, use_bias=False, rngs=nnx.Rngs(0)) for n in ("p", "q")})
     rules = [
@@ -577,6 +614,8 @@ def test_formats_by_layer_are_refused():
     for name in ("up", "down.lora", "lora.weight"):
         with pytest.raises(OptionError, match=f"site '{name}' has shifts by layer"):
             lora.attach(model, adapter, targets, FixedPoint(sites={name: shifted}))
+        with pytest.raises(OptionError, match=f"site '{name}' has shifts by layer"):
+            linen.bind(LinenPerceptron(), targets, FixedPoint(sites={name: shifted}))
     for name in ("low", "weight"):
         with pytest.raises(OptionError, match=f"{name} has shifts by layer"):
             LoraRule("up", **{name: shifted})
