@@ -124,6 +124,16 @@ def tokenize(text: str, folder: Path | None) -> np.ndarray:
     return Tokenizer(folder if has else None).encode(text).ids
 
 
+def detokenize(tokens: np.ndarray, folder: Path | None) -> str:
+    """The text of token ids, as ``tokenize`` gives them."""
+    tokenizer = None if folder is None else folder / "tokenizer.json"
+    if tokenizer is None or not tokenizer.exists():
+        return bytes(int(t) & 0xFF for t in tokens).decode("utf-8", "replace")
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokenizer)).decode(tokens.tolist())
+
+
 def sequences(tokens: np.ndarray, count: int, length: int, vocabulary: int) -> np.ndarray:
     """The first ``count`` sequences of length + 1 tokens, one after the other: (count, 1, length +
     1). OptionError if the text is too short, or has a token beyond the vocabulary.
