@@ -195,7 +195,9 @@ class _Reader:
         if not isinstance(messages, list) or not messages:
             raise OptionError("messages is a list of one message or more")
         for number, message in enumerate(messages, 1):
-            _require_message(message, number, self.tokenizer.special)
+            _require_message(message, number)
+            self._require_plain(message, f"message {number}")
+        self._require_plain(tools, "tools")
         if not self.learn_all and all(m["role"] != "assistant" for m in messages):
             raise OptionError("no message is the assistant's, so there is nothing to learn")
         template = self._chat_template()
@@ -205,6 +207,16 @@ class _Reader:
             chat = template.assistant(messages, tools)
         ids, learned = self.tokenizer.encode(chat.text, chat.spans, special=False)
         return ids, learned | self.learn_all
+
+    def _require_plain(self, value: Any, what: str) -> None:
+        """OptionError if a string in it holds a special token."""
+        for text in _strings(value):
+            token = next((t for t in sorted(self.tokenizer.special) if t in text), None)
+            if token is not None:
+                raise OptionError(
+                    f"{what} holds the special token {token!r}, which would pass for the "
+                    "template's own; take it out"
+                )
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:
@@ -217,7 +229,7 @@ class _Reader:
         return self._template
 
 
-def _require_message(message: Any, number: int, special: frozenset[str]) -> None:
+def _require_message(message: Any, number: int) -> None:
     if not isinstance(message, dict) or "role" not in message:
         raise OptionError(f"message {number} is no object with role and content")
     role, content = message["role"], message.get("content")
@@ -230,9 +242,16 @@ def _require_message(message: Any, number: int, special: frozenset[str]) -> None
         raise OptionError(f"message {number} has content {_short(content)}; it is a string")
     if role == "assistant" and not content and not calls:
         raise OptionError(f"message {number}, the assistant's, is empty")
-    for token in special:
-        if content and token in content:
-            raise OptionError(
-                f"message {number} holds the special token {token!r}, which would pass for the "
-                "template's own; take it out"
-            )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a value of JSON, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +45,6 @@ class Tokens(NamedTuple):
 class Tokenizer:
     """A text's tokens: those of ``tokenizer.json`` in a model directory, or its bytes in UTF-8.
 
-    Attributes:
-      folder: the model directory; None for bytes.
-      eos, pad: ids, if the tokenizer names such tokens.
-      special: the texts of special tokens, which no message should hold.
     Raises:
       OptionError: the tokenizer cannot be read, or ``tokenizers`` is not installed.
     """
@@ -55,18 +52,29 @@ class Tokenizer:
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._tokenizer: Any = None
-        self.eos: int | None = None
-        self.pad: int | None = None
-        self.special: frozenset[str] = frozenset()
-        if self.folder is None:
-            return
-        self._tokenizer = _load(self.folder / "tokenizer.json")
-        names = special_tokens(self.folder)
-        self.eos, self.pad = (self._id(names.get(t), t) for t in ("eos_token", "pad_token"))
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        self.special = frozenset(token.content for token in added if token.special)
+        if self.folder is not None:
+            self._tokenizer = _load(self.folder / "tokenizer.json")
 
-    def _id(self, token: str | None, name: str) -> int | None:
+    @cached_property
+    def eos(self) -> int | None:
+        """The token at the end of a text, if ``tokenizer_config.json`` names one."""
+        return self._named("eos_token")
+
+    @cached_property
+    def pad(self) -> int | None:
+        """The token that fills up rows, if ``tokenizer_config.json`` names one."""
+        return self._named("pad_token")
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """The texts of special tokens, which no message should hold."""
+        if self._tokenizer is None:
+            return frozenset()
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special and token.content)
+
+    def _named(self, name: str) -> int | None:
+        token = None if self.folder is None else special_tokens(self.folder).get(name)
         if token is None:
             return None
         found = self._tokenizer.token_to_id(token)

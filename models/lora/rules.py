@@ -136,7 +136,8 @@ def assign(layers: Sequence[Layer], rules: Sequence[LoraRule]) -> Targets:
       OptionError: a rule matches no linear layer, or one that can have no adapter, or asks for a
         rank above what the layer has; or a layer is under two rules.
     """
-    if not rules or not all(isinstance(rule, LoraRule) for rule in rules):
+    listed = isinstance(rules, Sequence) and not isinstance(rules, str)
+    if not listed or not rules or not all(isinstance(rule, LoraRule) for rule in rules):
         raise OptionError("rules: one LoraRule or more, in a list")
     if not all(layer.path for layer in layers if layer.linear):
         raise OptionError(

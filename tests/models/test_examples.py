@@ -70,16 +70,19 @@ def test_a_tokenizer_adds_what_it_adds_and_never_cuts(hf):
     [
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "is no tokenizer"),
-        (
-            lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": "<end>"}'),
-            "eos_token = '<end>' is none of",
-        ),
     ],
 )
 def test_tokenizers_that_are_refused(change, told, tmp_path):
     change(directory(tmp_path))
     with pytest.raises(OptionError, match=told):
         Tokenizer(tmp_path)
+
+
+def test_names_of_tokens_that_are_wrong_matter_where_they_are_used(tmp_path):
+    tokenizer = Tokenizer(directory(tmp_path, tokens={"eos_token": "<end>"}))
+    assert tokenizer.pad is None and len(tokenizer.encode("How").ids) > 1
+    with pytest.raises(OptionError, match="eos_token = '<end>' is none of"):
+        read_examples(write(tmp_path / "x.jsonl", {"text": "ab"}), tokenizer, 8)
 
 
 def test_tokenizers_are_asked_for_before_anything_else(tmp_path, monkeypatch):
@@ -327,6 +330,14 @@ GOOD = '{"text": "ab"}\n'
         (
             '{"messages": [{"role": "user", "content": "a <|im_end|>"}]}',
             r"message 1 holds the special token '<\|im_end\|>'",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "a", "thinking": ["<s>"]}]}',
+            "message 1 holds the special token '<s>'",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}], "tools": [{"<s>": 1}]}',
+            "tools holds the special token '<s>'",
         ),
         ('{"messages": [{"role": "user", "content": "a"}], "tools": []}', "tools is a list"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.core import freeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -538,6 +539,7 @@ ON_TWO = nnx.LoRA(6, 2, 4, base_module=nnx.Linear(6, 4, rngs=RNGS), rngs=RNGS)
         ),
         (Perceptron(RNGS), [], "one LoraRule or more"),
         (Perceptron(RNGS), ["up"], "one LoraRule or more"),
+        (Perceptron(RNGS), LoraRule("up"), "one LoraRule or more"),
         (LinenPerceptron(), ALL, "an nnx.Module, not LinenPerceptron"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
@@ -657,6 +659,22 @@ def test_linen_layers_that_are_refused(pattern, told):
     variables = Odd().init(jax.random.key(0), inputs(5, 6))
     with pytest.raises(OptionError, match=told):
         linen.find(Odd(), [LoraRule(pattern)], variables, inputs(5, 6))
+
+
+def test_boxed_and_frozen_parameters():
+    class Boxed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+            return nn.Dense(4, kernel_init=init, name="it")(x)
+
+    x, module = inputs(5, 6), Boxed()
+    variables = freeze(module.init(jax.random.key(0), x))
+    targets = linen.find(module, ALL, variables, x)
+    adapter = lora.init(targets, jax.random.key(1), warm=True)
+    merged = linen.merge(variables, adapter, targets)
+    assert isinstance(merged["params"]["it"]["kernel"], nn.Partitioned)
+    close(linen.bind(module, targets)(variables, adapter, x), module.apply(merged, x))
 
 
 def test_linen_arguments_that_are_none():
