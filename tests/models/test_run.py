@@ -87,7 +87,7 @@ def test_unrolled_layers_and_given_deltas(case):
         )(adapter, seen)
         calls = []
 
-        def handed_in(layer):
+        def handed_in(layer, _):
             def deltas(group, x):
                 calls.append((group, isinstance(x, jax.core.Tracer)))
                 return {t: layer[t] for t in INPUT_GROUPS[group] if t in layer}
