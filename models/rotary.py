@@ -34,7 +34,7 @@ def inverse_frequencies(config: LlamaConfig) -> list[float]:
     return out
 
 
-def _decimal_cos(x: Decimal) -> Decimal:
+def decimal_cos(x: Decimal) -> Decimal:
     """cos by halving the angle below 2^-10 and a Taylor series, in the current precision."""
     halvings = max(0, int(abs(x)).bit_length() + 10)
     y = x / (1 << halvings)
@@ -77,7 +77,7 @@ def rotary_tables(
             with localcontext() as context:
                 context.prec = 90
                 angle = Decimal(i // half) * Decimal(frequencies[i % half])
-                return Decimal(factor) * _decimal_cos(angle - shift) * 2**fraction
+                return Decimal(factor) * decimal_cos(angle - shift) * 2**fraction
 
         return at
 

@@ -35,6 +35,7 @@ from zkjax.fixed.rounding import (
     scale,
     significant,
 )
+from zkjax.fixed.roots import sqrt
 from zkjax.fixed.softmax import cross_entropy, softmax
 from zkjax.fixed.tabulated import gelu, table, tanh
 
@@ -70,6 +71,7 @@ __all__ = [
     "significant",
     "silu",
     "softmax",
+    "sqrt",
     "table",
     "tanh",
 ]
