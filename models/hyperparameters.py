@@ -114,8 +114,8 @@ class OptimizerConfig(Checked):
         first = (1 - self.b2) ** 0.5 / (1 - self.b1)
         if room <= 0 or (room**0.5 * first) ** -1 > MOST_RATIO or first >= 4:
             raise OptionError(
-                f"OptimizerConfig: b1 = {self.b1}, b2 = {self.b2}: the first moment may be too many "
-                "times the root of the second, or its correction too large; b1 = 0.9 goes with b2 "
+                f"OptimizerConfig: b1 = {self.b1}, b2 = {self.b2}: the first moment may be too "
+                "large for the root of the second, or its correction; b1 = 0.9 goes with b2 "
                 "from 0.93 to 0.9999"
             )
 

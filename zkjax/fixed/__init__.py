@@ -21,6 +21,7 @@ from zkjax.fixed.functions import (
     silu,
 )
 from zkjax.fixed.norm import inverse_rms, rms_normalize
+from zkjax.fixed.roots import sqrt
 from zkjax.fixed.rounding import (
     Format,
     Scale,
@@ -35,7 +36,6 @@ from zkjax.fixed.rounding import (
     scale,
     significant,
 )
-from zkjax.fixed.roots import sqrt
 from zkjax.fixed.softmax import cross_entropy, softmax
 from zkjax.fixed.tabulated import gelu, table, tanh
 
