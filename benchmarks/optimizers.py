@@ -25,6 +25,7 @@ import optax
 import zkjax
 from zkjax import fixed
 from zkjax._compat import enable_kernel_cache, x64
+from zkjax.fixed import Format
 from zkjax.models.config import TARGETS, LoraConfig
 from zkjax.models.data import batches
 from zkjax.models.hyperparameters import OptimizerConfig
@@ -76,9 +77,16 @@ def twin(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def problem() -> tuple[FineTuning, Any, Any]:
-    """The demo's run with an adapter on all targets."""
+    """The demo's run with an adapter on all targets, whose sites have a bit more of range: the
+    calibration saw an adapter that was not trained.
+    """
     run, base, _, _ = demo_inputs()
-    run = replace(run, lora=LoraConfig(targets=TARGETS))
+    sites = dict(run.numerics.sites)
+    for name in (f"{target}.lora" for target in TARGETS):
+        fraction, bits = sites[name].forward
+        sites[name] = sites[name]._replace(forward=Format(fraction - 1, bits))
+    numerics = replace(run.numerics, sites=sites)
+    run = replace(run, lora=LoraConfig(targets=TARGETS), numerics=numerics)
     return run, base, store_adapter(init_adapter(run.model, run.lora, jax.random.key(0)))
 
 

@@ -18,10 +18,12 @@ from typing import Annotated
 
 import numpy as np
 
-from zkjax._arguments import Between, require
+from zkjax._arguments import Between, checked
 from zkjax.errors import OptionError
 from zkjax.models.config import Checked
 from zkjax.models.rotary import HALF_PI, decimal_cos
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerConfig", "hyperparameters"]
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -170,8 +172,11 @@ def bias_correction(config: OptimizerConfig, step: int) -> tuple[Decimal, Decima
         return root / first, Decimal(config.eps) * root
 
 
+@checked
 def hyperparameters(
-    config: OptimizerConfig, step: int, gradient_fraction: int = 24
+    config: OptimizerConfig,
+    step: Steps,
+    gradient_fraction: Annotated[int, Between(-9, 60)] = 24,
 ) -> dict[str, np.ndarray]:
     """The public numbers of a step, counted from 0: nearest in their formats, ties up.
 
@@ -184,7 +189,6 @@ def hyperparameters(
     Raises:
       OptionError: no step, or an eps that is held with more than 1 % error.
     """
-    require(step, Steps, "hyperparameters: step")
     rate = _rounded(Fraction(learning_rate(config, step)), config.rate_fraction)
     found = {"learning_rate": np.asarray(rate, np.uint16)}
     if config.name == "adamw":
@@ -198,8 +202,8 @@ def hyperparameters(
 
 def require_eps(eps: float, fraction: int) -> None:
     """OptionError unless eps has these fraction bits, within 1 %."""
-    units = _rounded(Fraction(eps), fraction)
-    if abs(Fraction(units, 1 << fraction) - Fraction(eps)) > MOST_ERROR * Fraction(eps):
+    units, exact = _rounded(Fraction(eps), fraction), Fraction(eps)
+    if abs(units / Fraction(2) ** fraction - exact) > MOST_ERROR * exact:
         raise OptionError(
             f"OptimizerConfig: eps = {eps} is held by {fraction} fraction bits with more than 1 % "
             f"error; it is at least {50 * 2.0**-fraction:.2g}, or the site optimizer.gradient has "
@@ -213,4 +217,4 @@ def require_eps(eps: float, fraction: int) -> None:
 
 def _rounded(value: Fraction, fraction: int) -> int:
     """floor(value 2^fraction + 1/2)."""
-    return (value * (1 << fraction) + Fraction(1, 2)).__floor__()
+    return (value * Fraction(2) ** fraction + Fraction(1, 2)).__floor__()

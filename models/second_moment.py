@@ -2,7 +2,7 @@
 
 Squares of gradients lie between 1e-16 and 1e2, and an update moves their average by a thousandth of
 itself. Both together take more than the 52 bits of a value, so nu = coarse + fine, of 32 bits each.
-In units in which a gradient h has 13 fraction bits and is below 2^15,
+In units in which a gradient h has 13 fraction bits and is below 2^15 - 1/2,
 
     h^2 = p^2 + 2 p q + q^2,  p the nearest integer, |q| <= 1/2
     nu' = nu + c (h^2 - nu),  c = 1 - b2 of 12 bits
@@ -59,7 +59,7 @@ def _ceil(x, fraction: int, bits: int):
 def decayed_square(nu: Wide, h, c: float) -> Wide:
     """nu + c (h^2 - nu), c a dyadic number of 12 bits below 1; h as in ``GRADIENT``."""
     exponent = int(np.frexp(c)[1])  # c < 2^exponent
-    p = fixed.round_value(h, 0, 16)
+    p = fixed.round_value(h, 0, 16, site="optimizer.gradient")
     q = fixed.round_value(h - p, GRADIENT.fraction, GRADIENT.fraction + 1)  # says how small it is
     # Of the coarse part: p^2 and nu are at most 2^30.
     change = c * (p * p - nu.coarse)
