@@ -35,6 +35,13 @@ DEFAULT_SITES = MappingProxyType(
             f"{norm}_norm.statistic": Site(Format(12, 24)) for norm in ("attention", "mlp", "final")
         },
         **{f"{norm}_norm.inverse": Site(Format(15, 32)) for norm in ("attention", "mlp", "final")},
+        # Of an optimizer (``optimizers``): |gradient| < 16, its moments with it; |update| < 2.
+        "optimizer.gradient": Site(Format(24, 29)),
+        "optimizer.norm": Site(Format(16, 21)),
+        "optimizer.trace": Site(Format(24, 32)),
+        "optimizer.ratio": Site(Format(14, 22)),
+        "optimizer.direction": Site(Format(22, 32)),
+        "optimizer.update": Site(Format(24, 26)),
     }
 )
 

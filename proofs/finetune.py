@@ -13,17 +13,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import zkjax
 from zkjax import fixed
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
+from zkjax.models.hyperparameters import RATE_FRACTION, OptimizerConfig, hyperparameters
 from zkjax.models.numerics import FixedPoint, Numerics
-from zkjax.models.optimizers import MASTER, apply_updates, sgd
+from zkjax.models.optimizers import (
+    MASTER,
+    decode_hyperparameters,
+    make_optimizer,
+    scale_by_learning_rate,
+)
 from zkjax.models.registry import bind
 
 WEIGHT_FRACTION = 12
-RATE_FRACTION = 14
 LOSS_FRACTION = 16
 
 
@@ -186,26 +192,79 @@ def make_gradient(run: FineTuning) -> Callable:
     return gradient
 
 
-def make_step(run: FineTuning) -> Callable:
-    """One step of SGD on the adapter, as a provable function of stored integers.
+def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
+    """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
 
-    The function takes (base, adapter, tokens, learning_rate) as ``store_*`` make them and returns
-    (new adapter, loss with 16 fraction bits as int32).
+    def accumulated(base, adapter, tokens):
+        if tokens.shape[0] != micro_batches or tokens.ndim != 3:
+            raise OptionError(
+                f"tokens of shape {tokens.shape}; with gradient_accumulation_steps = "
+                f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
+            )
+        grads, losses = jax.lax.map(lambda t: gradient(base, adapter, t), tokens)
+        share = fixed.significant(1.0 / micro_batches)
+        grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
+        grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
+        return grads, fixed.scale(jnp.sum(losses), share, LOSS_FRACTION)
+
+    return accumulated
+
+
+def require_fixed(run: FineTuning) -> FixedPoint:
+    """The fixed-point arithmetic of a run, or OptionError."""
+    if not isinstance(run.numerics, FixedPoint):
+        raise OptionError("a step is proved in fixed point; this run is in float")
+    return run.numerics
+
+
+def init_state(run: FineTuning, config: OptimizerConfig, adapter: Any) -> Any:
+    """The state of a run's optimizer before its first step, as it is stored: zeros."""
+    return make_optimizer(config, require_fixed(run)).init(adapter)
+
+
+def make_hyperparameters(run: FineTuning, config: OptimizerConfig) -> Callable[[int], dict]:
+    """step, counted from 0 -> its public numbers, as the step function takes them."""
+    fraction = require_fixed(run).site("optimizer.gradient").forward.fraction
+    return lambda step: hyperparameters(config, step, fraction)
+
+
+def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Callable:
+    """One step of an optimizer on the adapter, as a provable function of stored integers.
+
+    The function takes (base, adapter, state, tokens, hyperparameters) as ``store_*``,
+    ``init_state`` and ``make_hyperparameters`` make them and returns (new adapter, new state, loss
+    with 16 fraction bits as int32). Without an optimizer it is plain SGD, which has no state:
+    (base, adapter, tokens, learning_rate as of ``store_rate``) -> (new adapter, loss).
 
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
     gradient = make_gradient(run)
+    if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
+        gradient = make_accumulated(gradient, optimizer.gradient_accumulation_steps)
 
-    def step(base, adapter, tokens, learning_rate):
+    def update(transformation, base, adapter, state, tokens, hyper):
         weights = decode_base(run, base)
         masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
-        rate = fixed.decode(learning_rate, RATE_FRACTION)
         grads, loss = gradient(weights, masters, tokens)
-        optimizer = sgd(rate)
-        updates, _ = optimizer.update(grads, optimizer.init(masters), masters)
-        new = apply_updates(masters, updates)
+        updates, state = transformation.update(grads, state, masters, **hyper)
+        new = optax.apply_updates(masters, updates)
         stored = jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new)
-        return stored, fixed.encode(loss, LOSS_FRACTION)
+        return stored, state, fixed.encode(loss, LOSS_FRACTION)
+
+    def sgd_step(base, adapter, tokens, learning_rate):
+        rate = fixed.decode(learning_rate, RATE_FRACTION)
+        sgd, hyper = scale_by_learning_rate(), {"learning_rate": rate}
+        new, _, loss = update(sgd, base, adapter, sgd.init(adapter), tokens, hyper)
+        return new, loss
+
+    if optimizer is None:
+        return sgd_step
+    numerics = require_fixed(run)
+    transformation = make_optimizer(optimizer, numerics)
+
+    def step(base, adapter, state, tokens, hyper):
+        hyper = decode_hyperparameters(optimizer, numerics, hyper)
+        return update(transformation, base, adapter, state, tokens, hyper)
 
     return step
