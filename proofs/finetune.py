@@ -31,6 +31,7 @@ from zkjax.models.registry import bind
 
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
+SHARE_BITS = 18  # of the number of predictions over that of the learned ones
 
 
 @dataclass(frozen=True)
@@ -160,34 +161,65 @@ def make_losses(run: FineTuning) -> Callable:
     return losses
 
 
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Tokens (batch, length + 1), and which predictions are learned, (batch, length) bool, or None
+    if all are. A batch is an array of tokens, or a mapping of ``tokens`` and ``learned``.
+    """
+    if isinstance(batch, Mapping):
+        return batch["tokens"], batch["learned"]
+    return batch, None
+
+
+def _total(each, learned):
+    return jnp.sum(each if learned is None else jnp.where(learned, each, 0.0))
+
+
+def _mean(total, learned, size: int, numerics: Numerics):
+    """A sum over the learned predictions of ``size`` divided by their number."""
+    if learned is None:
+        return total * numerics.constant(1.0 / size)
+    return numerics.quotient(total, jnp.sum(learned.astype(total.dtype)), LOSS_FRACTION, 32)
+
+
 def make_loss(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens (batch, length + 1)) -> mean cross-entropy."""
+    """(decoded base, decoded adapter, batch) -> mean cross-entropy of what is learned (see
+    ``split_batch``).
+    """
     losses = make_losses(run)
 
-    def loss(base, adapter, tokens):
+    def loss(base, adapter, batch):
+        tokens, learned = split_batch(batch)
         each = losses(base, adapter, tokens)
-        return jnp.sum(each) * run.numerics.constant(1.0 / each.size)
+        return _mean(_total(each, learned), learned, each.size, run.numerics)
 
     return loss
 
 
 def make_gradient(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens) -> (gradient of the mean loss, mean loss), in the
-    run's arithmetic.
+    """(decoded base, decoded adapter, batch) -> (gradient of the mean loss, mean loss), in the
+    run's arithmetic; a batch is as ``split_batch`` says.
+
+    Where not all predictions are learned, the gradient is divided by the number of all and then
+    multiplied by all / learned, which has 18 bits; that number stays private.
     """
     losses, numerics = make_losses(run), run.numerics
 
-    def gradient(base, adapter, tokens):
-        count = tokens.shape[0] * (tokens.shape[1] - 1)
+    def gradient(base, adapter, batch):
+        tokens, learned = split_batch(batch)
+        size = tokens.shape[0] * (tokens.shape[1] - 1)
 
         def scaled(adapter):
-            total = jnp.sum(losses(base, adapter, tokens))
+            total = _total(losses(base, adapter, tokens), learned)
             return total * run.loss_scale, total
 
         grads, total = jax.grad(scaled, has_aux=True)(adapter)
-        factor = 1.0 / (count * run.loss_scale)
+        factor = 1.0 / (size * run.loss_scale)
         grads = jax.tree.map(lambda g: numerics.scale(g, factor, "gradient"), grads)
-        return grads, total * numerics.constant(1.0 / count)
+        if learned is not None:
+            count, whole = jnp.sum(learned.astype(total.dtype)), size.bit_length()
+            share = numerics.quotient(float(size), count, SHARE_BITS - whole, SHARE_BITS + 1)
+            grads = jax.tree.map(lambda g: numerics.round_value(g * share, "gradient"), grads)
+        return grads, _mean(total, learned, size, numerics)
 
     return gradient
 
@@ -195,13 +227,14 @@ def make_gradient(run: FineTuning) -> Callable:
 def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
     """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
 
-    def accumulated(base, adapter, tokens):
+    def accumulated(base, adapter, batch):
+        tokens, _ = split_batch(batch)
         if tokens.shape[0] != micro_batches or tokens.ndim != 3:
             raise OptionError(
                 f"tokens of shape {tokens.shape}; with gradient_accumulation_steps = "
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
-        grads, losses = jax.lax.map(lambda t: gradient(base, adapter, t), tokens)
+        grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
         share = fixed.significant(1.0 / micro_batches)
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
         grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
