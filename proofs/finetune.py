@@ -27,7 +27,8 @@ from zkjax.models.optimizers import (
     make_optimizer,
     scale_by_learning_rate,
 )
-from zkjax.models.registry import bind
+from zkjax.models.registry import bind, parameter_shapes
+from zkjax.proof import Commitment
 
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
@@ -96,6 +97,24 @@ def store_weight(values: Any, fraction: int) -> Any:
     fine = ((whole + half) & (2 * half - 1)) - half
     coarse = fixed.quantize((whole - fine) >> FINE_BITS, 0, "int16")
     return {"coarse": coarse, "fine": fine.astype(np.int8)}
+
+
+def stored_like(config: ModelConfig, commitment: Commitment) -> Any | None:
+    """The pytree of shapes that a commitment to a stored base model has; None if it has not the
+    shapes of this model. A weight in two parts is an int8 behind an int16.
+    """
+    wanted, form = jax.tree.flatten(parameter_shapes(config))
+    found = list(zip(commitment.shapes, commitment.dtypes, strict=True))[::-1]
+    leaves: list[Any] = []
+    for e in wanted:
+        if not found or found.pop() != (e.shape, "int16"):
+            return None
+        leaf: Any = jax.ShapeDtypeStruct(e.shape, np.int16)
+        if found and found[-1] == (e.shape, "int8"):
+            found.pop()
+            leaf = {"coarse": leaf, "fine": jax.ShapeDtypeStruct(e.shape, np.int8)}
+        leaves.append(leaf)
+    return None if found else jax.tree.unflatten(form, leaves)
 
 
 def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = None) -> Any:
@@ -224,8 +243,9 @@ def make_gradient(run: FineTuning) -> Callable:
     return gradient
 
 
-def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
-    """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
+def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
+    """``make_gradient`` of tokens (micro_batches, batch, length + 1): the means over all."""
+    gradient, numerics = make_gradient(run), run.numerics
 
     def accumulated(base, adapter, batch):
         tokens, _ = split_batch(batch)
@@ -235,10 +255,10 @@ def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
         grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
-        share = fixed.significant(1.0 / micro_batches)
+        share = 1.0 / micro_batches
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
-        grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
-        return grads, fixed.scale(jnp.sum(losses), share, LOSS_FRACTION)
+        grads = jax.tree.map(lambda g: numerics.scale(g, share, "gradient"), grads)
+        return grads, jnp.sum(losses) * numerics.constant(share)
 
     return accumulated
 
@@ -274,7 +294,7 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     """
     gradient = make_gradient(run)
     if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
-        gradient = make_accumulated(gradient, optimizer.gradient_accumulation_steps)
+        gradient = make_accumulated(run, optimizer.gradient_accumulation_steps)
 
     def update(transformation, base, adapter, state, tokens, hyper):
         weights = decode_base(run, base)
