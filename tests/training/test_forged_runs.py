@@ -113,7 +113,7 @@ class Sgd:
     """An honest run of two steps, and what else its provider could prove."""
 
     def __init__(self, place: Path):
-        self.provider = p = Provider(place, optimizer="sgd")
+        self.provider = p = Provider(place, optimizer="sgd", schedule="linear")
         self.adapter = p.seal(p.first)
         self.start = p.start(self.adapter, p.zero)
         self.second, state, one = p.step(1, self.adapter, p.zero)
@@ -252,6 +252,15 @@ def test_less_security_than_asked_for(sgd):
     refused(sgd.path, "profile", least="s128")
 
 
+def test_proofs_of_less_security_than_run_json_tells(sgd):
+    p = sgd.provider
+    facts = dataclasses.replace(p.facts, profile="s128")
+    began = zkjax.prove(start, context=facts.context(0))(sgd.adapter, p.zero)[1]
+    folder = p.publish("less", {"start": began})
+    (folder / "run.json").write_bytes(facts.encode())
+    refused(folder, "profile", least="s128")
+
+
 def test_run_json_tells_of_another_learning_rate(copy):
     told = facts_of(copy)
     optimizer = dict(told.optimizer) | {"learning_rate": 0.125}
@@ -288,9 +297,9 @@ def test_a_step_of_another_learning_rate(sgd):
     refused(p.publish("rate", {"start": sgd.start, "step-1": proof}), "hyperparameters")
 
 
-def test_a_step_with_the_bias_correction_of_a_later_one(adamw):
+def test_a_step_with_the_eps_of_a_later_one(adamw):
     p = adamw.provider
-    rates = p.told.hyperparameters(40)
+    rates = p.told.hyperparameters(0) | {"eps": p.told.hyperparameters(40)["eps"]}
     *_, proof = p.step(1, adamw.adapter, adamw.state, rates=rates)
     refused(p.publish("late", {"start": adamw.start, "step-1": proof}), "hyperparameters")
 
@@ -412,6 +421,13 @@ def test_a_private_base_model_is_exchanged_between_steps(hidden):
     other = zkjax.seal(p.problem.base, openings=OPENINGS, ranges=True)
     *_, two = p.step(2, second, state, base=other)
     refused(p.publish("exchanged", proofs | {"step-2": two}), "chain", base=None)
+
+
+def test_a_base_model_given_for_one_that_is_private(hidden):
+    """It would not be looked at, and the verifier would believe it was."""
+    p, proofs, *_ = hidden
+    with pytest.raises(StatementError, match="private; leave out --base"):
+        verify_run(p.publish("given", {"start": proofs["start"]}), "demo")
 
 
 def test_a_private_base_model_of_another_shape(hidden):
