@@ -100,7 +100,7 @@ def proved(run: Path) -> int | str:
     try:
         return verify_run(run, "demo").steps
     except ZkjaxError as error:
-        return str(error)
+        return str(error).replace(f"{run}/", "")
 
 
 def kept_steps(run: Path) -> int:
@@ -134,12 +134,9 @@ def killed(kills: int, steps: int, place: Path, seed: int) -> dict:
         process = started(arguments(run, steps), log)
         told = kill(process, run, rng, whole) if len(rows) < kills else None
         if told is None:
-            if process.wait(LONGEST):
-                failures.append(f"after kill {len(rows)}: {log.read_text()[-500:]}")
-            else:
-                failures += [
-                    f"after kill {len(rows)}: {w}" for w in wrong_at_end(run, steps, expected)
-                ]
+            wrong = ["it ends in an error"] if process.wait(LONGEST) else []
+            wrong += wrong_at_end(run, steps, expected)
+            failures += [f"after kill {len(rows)}: {what}" for what in wrong]
             ended, before = ended + 1, 0
             shutil.rmtree(run)
             if len(rows) < kills:
