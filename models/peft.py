@@ -14,8 +14,8 @@ import numpy as np
 
 from zkjax.errors import StatementError, ZkjaxError
 from zkjax.files import read_capped, write_atomically
+from zkjax.models.adapter import Adapter
 from zkjax.models.config import TARGETS, LoraConfig
-from zkjax.models.llama import Adapter
 from zkjax.tensors import Described, read_tensors
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -148,6 +148,10 @@ def _refused(value: Any, wanted: Any) -> str:
         return "" if fits else "a finite number"
     if origin is tuple or (isinstance(wanted, type) and issubclass(wanted, tuple)):
         return _refused_tuple(value, wanted)
+    if origin is typing.Literal:
+        choices = typing.get_args(wanted)
+        right = isinstance(value, str) and value in choices
+        return "" if right else "one of " + ", ".join(map(repr, choices))
     if origin in (Sequence, list):
         right = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         (item,) = typing.get_args(wanted) or (Any,)

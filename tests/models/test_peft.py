@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from zkjax._compat import x64
+from zkjax.models.adapter import lora_deltas
 from zkjax.models.config import TARGETS, LlamaConfig
-from zkjax.models.llama import lora_deltas
 from zkjax.models.numerics import Float
 from zkjax.models.peft import ATTENTION, AdapterError, load_adapter
 from zkjax.proofs.finetune import bind

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from zkjax._compat import x64
+from zkjax.models.adapter import init_adapter, lora_deltas
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, init_adapter, lora_deltas
+from zkjax.models.llama import Llama
 from zkjax.models.numerics import FixedPoint, Float
 from zkjax.proofs.finetune import bind
 
@@ -58,7 +59,7 @@ def test_generation_with_a_cache_is_scoring(case):
             logits, _, cache = model.run(
                 TOKENS[:, start : start + n],
                 numerics,
-                lambda a: lora_deltas(a, SCALE, numerics),
+                lambda a, n: lora_deltas(a, SCALE, n),
                 adapter,
                 cache=cache,
             )
@@ -74,7 +75,7 @@ def test_unrolled_layers_and_given_deltas(case):
     model, adapter, numerics = case
     with x64():
         whole, seen, _ = model.run(
-            TOKENS, numerics, lambda a: lora_deltas(a, SCALE, numerics), adapter, record=True
+            TOKENS, numerics, lambda a, n: lora_deltas(a, SCALE, n), adapter, record=True
         )
         assert set(seen) == set(INPUT_GROUPS)
         given = jax.vmap(
@@ -86,10 +87,10 @@ def test_unrolled_layers_and_given_deltas(case):
         )(adapter, seen)
         calls = []
 
-        def handed_in(layer):
+        def handed_in(layer, _):
             def deltas(group, x):
                 calls.append((group, isinstance(x, jax.core.Tracer)))
-                return {t: layer[t] for t in INPUT_GROUPS[group]}
+                return {t: layer[t] for t in INPUT_GROUPS[group] if t in layer}
 
             return deltas
 

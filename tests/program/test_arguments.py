@@ -26,7 +26,7 @@ import pytest
 import zkjax
 from zkjax import fixed
 from zkjax._compat import x64
-from zkjax.models.config import LlamaConfig
+from zkjax.models.config import Gpt2Config, LlamaConfig
 from zkjax.models.hyperparameters import OptimizerConfig
 from zkjax.program.tables import Table, step_table
 
@@ -217,16 +217,28 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
         "function": np.cosh, "fraction": 4, "out_fraction": 4, "low": -2.0, "high": 2.0
     },
     "zkjax.fixed.tanh": lambda: {"x": V * 0.0, "fraction": 0},
+    "zkjax.models.config.DynamicRope": lambda: {"max_position_embeddings": 64},
+    "zkjax.models.config.Gpt2Config": lambda: {},
+    "zkjax.models.config.LinearRope": lambda: {"factor": 2.0},
     "zkjax.models.hyperparameters.OptimizerConfig": lambda: {},
     "zkjax.models.hyperparameters.hyperparameters": lambda: {
         "config": OptimizerConfig("adamw"), "step": 3
     },
     "zkjax.models.config.LlamaConfig": lambda: {},
-    "zkjax.models.config.LlamaConfig.projection_shape": lambda: {
+    "zkjax.models.config.LlamaConfig.has_bias": lambda: {
+        "self": LlamaConfig(), "target": "q_proj"
+    },
+    "zkjax.models.config.ModelConfig.module_path": lambda: {
+        "self": Gpt2Config(), "layer": 0, "target": "c_fc"
+    },
+    "zkjax.models.config.ModelConfig.projection_shape": lambda: {
         "self": LlamaConfig(), "target": "q_proj"
     },
     "zkjax.models.config.LoraConfig": lambda: {},
     "zkjax.models.config.RopeScaling": lambda: {},
+    "zkjax.models.config.YarnRope": lambda: {
+        "factor": 2.0, "original_max_position_embeddings": 64, "attention_factor": 1.0
+    },
 }  # fmt: skip
 # The functions that transformations give.
 CALLS: dict[str, tuple[Callable, Callable[[], dict[str, Any]]]] = {

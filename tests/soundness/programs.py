@@ -170,8 +170,9 @@ def training(optimizer: Any = None) -> tuple[Callable, tuple[Any, ...]]:
     """
     from flax import nnx
 
+    from zkjax.models.adapter import init_adapter
     from zkjax.models.config import LlamaConfig, LoraConfig
-    from zkjax.models.llama import Llama, init_adapter
+    from zkjax.models.llama import Llama
     from zkjax.proofs.finetune import (
         FineTuning,
         init_state,
