@@ -90,8 +90,8 @@ def test_b1_and_b2_are_close_to_what_was_asked_for():
 REFUSED = {
     "a rate that is too small": ({"learning_rate": 1e-7}, "learning_rate = 1e-07.*9.5"),
     "a rate that is too large": ({"learning_rate": 4.0}, r"learning_rate = 4\.0.*3\.99"),
-    "another optimizer": ({"name": "rmsprop"}, "name = 'rmsprop'; it is one of sgd, adamw"),
-    "another schedule": ({"schedule": "step"}, "one of constant, linear, cosine"),
+    "another optimizer": ({"name": "rmsprop"}, "name = 'rmsprop'; it is one of 'sgd', 'adamw'"),
+    "another schedule": ({"schedule": "step"}, "one of 'constant', 'linear', 'cosine'"),
     "no end": ({"schedule": "cosine", "warmup_steps": 5, "total_steps": 5}, "total_steps = 5"),
     "negative steps": ({"warmup_steps": -1}, "warmup_steps = -1"),
     "momentum of adamw": ({"name": "adamw", "momentum": 0.9}, "momentum is of sgd"),
