@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,16 @@ import optax
 
 import zkjax
 from zkjax import fixed
+from zkjax._arguments import Between, require
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
-from zkjax.models.hyperparameters import RATE_FRACTION, OptimizerConfig, hyperparameters
+from zkjax.models.hyperparameters import (
+    LARGEST_RATE,
+    MOST_ERROR,
+    RATE_FRACTION,
+    OptimizerConfig,
+    hyperparameters,
+)
 from zkjax.models.numerics import FixedPoint, Numerics
 from zkjax.models.optimizers import (
     MASTER,
@@ -118,8 +125,19 @@ def load_adapter(stored: Any) -> Any:
 
 
 def store_rate(learning_rate: float) -> np.ndarray:
-    """A learning rate below 4 as a uint16 with 14 fraction bits."""
-    return fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    """A learning rate of plain SGD, 0 or from 1/327 to 3.99, as a uint16 with 14 fraction bits.
+
+    Raises:
+      OptionError: it is held with more than 1 % error, or not at all.
+    """
+    require(learning_rate, Annotated[float, Between(0, LARGEST_RATE)], "store_rate: learning_rate")
+    stored = fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    if abs(stored * 2.0**-RATE_FRACTION - learning_rate) > MOST_ERROR * learning_rate:
+        raise OptionError(
+            f"store_rate: learning_rate = {learning_rate} is held by {RATE_FRACTION} fraction bits "
+            "with more than 1 % error; those of an OptimizerConfig go down to 9.5e-07"
+        )
+    return stored
 
 
 def make_logits(run: FineTuning) -> Callable:
