@@ -210,8 +210,9 @@ def make_gradient(run: FineTuning) -> Callable:
     return gradient
 
 
-def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
-    """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
+def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
+    """``make_gradient`` of tokens (micro_batches, batch, length + 1): the means over all."""
+    gradient, numerics, share = make_gradient(run), run.numerics, 1.0 / micro_batches
 
     def accumulated(base, adapter, tokens):
         if tokens.shape[0] != micro_batches or tokens.ndim != 3:
@@ -220,10 +221,9 @@ def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
         grads, losses = jax.lax.map(lambda t: gradient(base, adapter, t), tokens)
-        share = fixed.significant(1.0 / micro_batches)
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
-        grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
-        return grads, fixed.scale(jnp.sum(losses), share, LOSS_FRACTION)
+        grads = jax.tree.map(lambda g: numerics.scale(g, share, "gradient"), grads)
+        return grads, jnp.sum(losses) * numerics.constant(share)
 
     return accumulated
 
@@ -257,9 +257,8 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
-    gradient = make_gradient(run)
-    if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
-        gradient = make_accumulated(gradient, optimizer.gradient_accumulation_steps)
+    micro_batches = 1 if optimizer is None else optimizer.gradient_accumulation_steps
+    gradient = make_gradient(run) if micro_batches == 1 else make_accumulated(run, micro_batches)
 
     def update(transformation, base, adapter, state, tokens, hyper):
         weights = decode_base(run, base)
