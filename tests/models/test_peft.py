@@ -15,7 +15,8 @@ from zkjax._compat import x64
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.llama import lora_deltas
 from zkjax.models.numerics import Float
-from zkjax.models.peft import ATTENTION, AdapterError, load_adapter
+from zkjax.models.peft import AdapterError, load_adapter
+ATTENTION = TARGETS[:4]
 from zkjax.proofs.finetune import bind
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -83,7 +84,6 @@ def folder(tmp_path):
         ("bias", "all"),
         ("fan_in_fan_out", True),
         ("rank_pattern", {"q_proj": 8}),
-        ("alpha_pattern", {"q_proj": 8}),
         ("modules_to_save", ["lm_head"]),
         ("layer_replication", [[0, 2]]),
         ("r", 4),

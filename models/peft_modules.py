@@ -1,0 +1,161 @@
+"""Which linear layers PEFT adapts by the settings of an adapter.
+
+Settings are matched against the paths of modules in the base model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
+
+from zkjax.models.patterns import Budget, Pattern, PatternError
+from zkjax.models.peft_names import Family, Module
+from zkjax.models.peft_settings import AdapterError, Settings, short
+
+STEPS = 1_000_000  # of matching, for one adapter: about half a second
+PLAIN_NAME = re.compile(r"\^?[A-Za-z0-9_.]+\$?")
+WORD = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+
+def matched(settings: Settings, family: Family, layers: int) -> set[Module]:
+    """The modules that PEFT adapts in a base model of so many layers, by its rules of today.
+
+    Raises:
+      AdapterError: the settings name a module that is no linear layer of a block, an expression is
+        not taken, or versions of PEFT differ.
+    """
+    budget = Budget(STEPS)
+    targets = settings.target_modules
+    every = isinstance(targets, str) and targets.lower() == "all-linear"
+    named = _chooser(() if every else targets, "target_modules", budget)
+    excluded = _chooser(settings.exclude_modules, "exclude_modules", budget)
+    exactly = frozenset() if isinstance(targets, str) else frozenset(targets)
+    kept = _kept_layers(settings, family, budget)
+    found: set[Module] = set()
+    for path in family.outer:
+        if named(path) and not excluded(path):
+            _refuse_outer(path, family)
+    for layer in range(layers):
+        block = family.config.block.format(layer)
+        for path in (block, *(f"{block}.{inner}" for inner in family.inner)):
+            if named(path) and not excluded(path) and kept(layer):
+                _refuse_outer(path, family)
+        for target in family.config.paths:
+            path = family.path(layer, target)
+            if not (every or named(path)) or excluded(path):
+                continue
+            if kept(layer):
+                found.add((layer, target))
+            elif path in exactly:  # PEFT takes it, or not, by how many names there are
+                raise AdapterError(
+                    f"target_modules names {path}, whose layer layers_to_transform leaves out; "
+                    "leave out one of them"
+                )
+    return found
+
+
+def _refuse_outer(path: str, family: Family) -> NoReturn:
+    raise AdapterError(
+        f"target_modules names {path}, which is no linear layer of a block of a {family.name}; "
+        f"leave it out ({', '.join(map(family.suffix, family.config.paths))} are taken)"
+    )
+
+
+def _chooser(wanted: str | tuple[str, ...], what: str, budget: Budget) -> Callable[[str], bool]:
+    """Whether a path is one of the names, ends in one, or is matched by an expression."""
+    if isinstance(wanted, str):
+        pattern = _compiled(wanted, what, budget)
+        return lambda path: _decided(pattern, path, True, wanted, what)
+    names = frozenset(wanted)
+    return lambda path: any(end in names for end in _ends(path))
+
+
+def _ends(path: str) -> Iterator[str]:
+    yield path
+    while "." in path:
+        path = path.partition(".")[2]
+        yield path
+
+
+def _kept_layers(settings: Settings, family: Family, budget: Budget) -> Callable[[int], bool]:
+    """Which layers layers_to_transform and layers_pattern leave in."""
+    layers = settings.layers_to_transform
+    if layers is None:
+        return lambda layer: True
+    stack = family.config.block.removesuffix(".{}")
+    if settings.layers_pattern and not any(
+        _names_stack(pattern, stack, budget) for pattern in settings.layers_pattern
+    ):
+        raise AdapterError(
+            f"layers_pattern = {short(list(settings.layers_pattern))} is no list of layers of a "
+            f"{family.name}; that is {stack.rpartition('.')[2]!r}"
+        )
+    return lambda layer: layer in layers
+
+
+def _names_stack(pattern: str, stack: str, budget: Budget) -> bool:
+    """Whether a name is that of the list of layers, from its end."""
+    if not WORD.fullmatch(pattern):
+        raise AdapterError(
+            f"layers_pattern = {short(pattern)} is an expression; give the name of the list of "
+            f"layers, {stack.rpartition('.')[2]!r}"
+        )
+    return pattern in tuple(_ends(stack))
+
+
+class Choices:
+    """The entry of ``rank_pattern`` or ``alpha_pattern`` that PEFT takes for a module: the first
+    whose key matches an end of its path, as an expression.
+
+    Raises:
+      AdapterError: a key is not taken, or matching takes too long.
+    """
+
+    def __init__(self, keys: Iterable[str], what: str, budget: Budget):
+        self._keys, self._what, self._budget = tuple(keys), what, budget
+        self._patterns: dict[str, Pattern] = {}
+
+    def of(self, path: str) -> str | None:
+        """The key of a module, if it has one."""
+        return next((key for key in self._keys if self._fits(key, path)), None)
+
+    def _fits(self, key: str, path: str) -> bool:
+        if not PLAIN_NAME.fullmatch(key):
+            if key not in self._patterns:
+                self._patterns[key] = _compiled(rf"(.*\.)?({key})$", self._what, self._budget)
+            return _decided(self._patterns[key], path, False, key, self._what)
+        self._budget_left(key)
+        whole, key = key.startswith("^"), key.strip("^$")
+        rest = len(path) - len(key)
+        if rest < 0 or (rest and (whole or path[rest - 1] != ".")):
+            return False
+        tail = path[rest:]
+        return tail == key or all(k in (".", c) for k, c in zip(key, tail, strict=True))
+
+    def _budget_left(self, key: str) -> None:
+        try:
+            self._budget.take(1)
+        except PatternError as error:
+            _refuse_pattern(key, self._what, error)
+
+
+def _compiled(text: str, what: str, budget: Budget) -> Pattern:
+    try:
+        return Pattern(text, budget)
+    except PatternError as error:
+        _refuse_pattern(text, what, error)
+
+
+def _decided(pattern: Pattern, path: str, whole: bool, text: str, what: str) -> bool:
+    try:
+        return pattern.matches(path, whole)
+    except PatternError as error:
+        _refuse_pattern(text, what, error)
+
+
+def _refuse_pattern(text: str, what: str, error: PatternError) -> NoReturn:
+    raise AdapterError(
+        f"{what} has the expression {short(text)}, which is not taken ({error}); list the modules "
+        "by name"
+    ) from error
