@@ -16,7 +16,6 @@ from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.llama import lora_deltas
 from zkjax.models.numerics import Float
 from zkjax.models.peft import AdapterError, load_adapter
-ATTENTION = TARGETS[:4]
 from zkjax.proofs.finetune import bind
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -38,7 +37,7 @@ def model():
     def stacked(name: str) -> np.ndarray:
         return np.stack([raw[f"layers.{i}.{name}.weight"].T for i in range(3)])
 
-    layers = {t: stacked(("self_attn." if t in ATTENTION else "mlp.") + t) for t in TARGETS} | {
+    layers = {t: stacked(CONFIG.paths[t]) for t in TARGETS} | {
         n: {"weight": stacked(n)} for n in ("input_layernorm", "post_attention_layernorm")
     }
     return bind(
