@@ -14,6 +14,7 @@ import string
 from typing import Any, NamedTuple
 
 MAX_TEXT, MAX_DEPTH, MAX_STATES = 1 << 12, 32, 1 << 11
+COST = 16  # steps that it counts for to compile a character
 CHARACTERS = frozenset(map(chr, range(128)))
 WORD = frozenset(string.ascii_letters + string.digits + "_")
 CLASSES = {"d": frozenset(string.digits), "w": WORD, "s": frozenset(" \t\n\r\f\v")}
@@ -179,6 +180,7 @@ class Pattern:
     def __init__(self, text: str, budget: Budget):
         if len(text) > MAX_TEXT:
             raise PatternError(f"it is longer than {MAX_TEXT:,} characters")
+        budget.take(COST * len(text))
         node = _Parser(text).parse()
         try:
             re.compile(text)

@@ -56,7 +56,7 @@ class LoadedAdapter(NamedTuple):
     def lora(self) -> LoraConfig:
         """The hyper-parameters under which ``save_adapter`` writes it."""
         r = next(iter(self.weights.values()))["a"].shape[2]
-        return LoraConfig(r=r, alpha=_alpha(self.scale, r), targets=tuple(self.weights))
+        return LoraConfig(r=r, alpha=alpha_of(self.scale, r), targets=tuple(self.weights))
 
 
 @checked
@@ -146,7 +146,7 @@ def save_adapter(
         "bias": "none",
         "fan_in_fan_out": family is GPT2,
         "inference_mode": True,
-        "lora_alpha": _number(_alpha(lora.scale, lora.r)),
+        "lora_alpha": _number(alpha_of(lora.scale, lora.r)),
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": int(lora.r),
@@ -231,7 +231,7 @@ def _naming(family: Family, modules: list[Module]) -> dict[str, Any]:
     return {"target_modules": [family.path(*module) for module in modules]}
 
 
-def _alpha(scale: float, r: int) -> float:
+def alpha_of(scale: float, r: int) -> float:
     """An alpha with alpha / r = scale in float64, always the same one for a scale; if there is
     none, one that comes next to it.
     """

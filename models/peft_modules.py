@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
-from zkjax.models.patterns import Budget, Pattern, PatternError
+from zkjax.models.patterns import COST, Budget, Pattern, PatternError
 from zkjax.models.peft_names import Family, Module
 from zkjax.models.peft_settings import AdapterError, Settings, short
 
 STEPS = 1_000_000  # of matching, for one adapter: about half a second
-PLAIN_NAME = re.compile(r"\^?[A-Za-z0-9_.]+\$?")
+PLAIN_NAME = re.compile(r"\^?(?:[A-Za-z0-9_.]|\\\.)+\$?")
 WORD = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
@@ -64,11 +64,21 @@ def _refuse_outer(path: str, family: Family) -> NoReturn:
 
 def _chooser(wanted: str | tuple[str, ...], what: str, budget: Budget) -> Callable[[str], bool]:
     """Whether a path is one of the names, ends in one, or is matched by an expression."""
-    if isinstance(wanted, str):
-        pattern = _compiled(wanted, what, budget)
-        return lambda path: _decided(pattern, path, True, wanted, what)
-    names = frozenset(wanted)
-    return lambda path: any(end in names for end in _ends(path))
+    if not isinstance(wanted, str):
+        names = frozenset(wanted)
+        return lambda path: any(end in names for end in _ends(path))
+    try:
+        pattern = Pattern(wanted, budget)
+    except PatternError as error:
+        raise _refusal(wanted, what, error) from error
+
+    def fits(path: str) -> bool:
+        try:
+            return pattern.matches(path)
+        except PatternError as error:
+            raise _refusal(wanted, what, error) from error
+
+    return fits
 
 
 def _ends(path: str) -> Iterator[str]:
@@ -106,56 +116,51 @@ def _names_stack(pattern: str, stack: str, budget: Budget) -> bool:
 
 class Choices:
     """The entry of ``rank_pattern`` or ``alpha_pattern`` that PEFT takes for a module: the first
-    whose key matches an end of its path, as an expression.
-
-    Raises:
-      AdapterError: a key is not taken, or matching takes too long.
+    whose key, an expression, matches an end of its path.
     """
 
     def __init__(self, keys: Iterable[str], what: str, budget: Budget):
         self._keys, self._what, self._budget = tuple(keys), what, budget
-        self._patterns: dict[str, Pattern] = {}
+        self._conditions: dict[str, Callable[[str], bool]] = {}
 
     def of(self, path: str) -> str | None:
-        """The key of a module, if it has one."""
-        return next((key for key in self._keys if self._fits(key, path)), None)
+        """The key of a module, if it has one. AdapterError for a key that is not taken."""
+        key = ""
+        try:
+            for key in self._keys:
+                self._budget.take(1)
+                if key not in self._conditions:
+                    self._conditions[key] = _ending(key, self._budget)
+                if self._conditions[key](path):
+                    return key
+        except PatternError as error:
+            raise _refusal(key, self._what, error) from error
+        return None
 
-    def _fits(self, key: str, path: str) -> bool:
-        if not PLAIN_NAME.fullmatch(key):
-            if key not in self._patterns:
-                self._patterns[key] = _compiled(rf"(.*\.)?({key})$", self._what, self._budget)
-            return _decided(self._patterns[key], path, False, key, self._what)
-        self._budget_left(key)
-        whole, key = key.startswith("^"), key.strip("^$")
-        rest = len(path) - len(key)
+
+def _ending(key: str, budget: Budget) -> Callable[[str], bool]:
+    """Whether a path ends in what a key matches, from a dot on."""
+    if not PLAIN_NAME.fullmatch(key):
+        pattern = Pattern(rf"(.*\.)?({key})$", budget)
+        return lambda path: pattern.matches(path, whole=False)
+    budget.take(COST)
+    # Names, one for each module, are what PEFT itself writes. Their dots match any character.
+    whole, name = key.startswith("^"), key.strip("^$")
+    parts = name.split(r"\.")
+    joined, wild = ".".join(parts), ".".join(part.replace(".", "*") for part in parts)
+
+    def ends(path: str) -> bool:
+        rest = len(path) - len(joined)
         if rest < 0 or (rest and (whole or path[rest - 1] != ".")):
             return False
         tail = path[rest:]
-        return tail == key or all(k in (".", c) for k, c in zip(key, tail, strict=True))
+        return tail == joined or all(w in ("*", c) for w, c in zip(wild, tail, strict=True))
 
-    def _budget_left(self, key: str) -> None:
-        try:
-            self._budget.take(1)
-        except PatternError as error:
-            _refuse_pattern(key, self._what, error)
+    return ends
 
 
-def _compiled(text: str, what: str, budget: Budget) -> Pattern:
-    try:
-        return Pattern(text, budget)
-    except PatternError as error:
-        _refuse_pattern(text, what, error)
-
-
-def _decided(pattern: Pattern, path: str, whole: bool, text: str, what: str) -> bool:
-    try:
-        return pattern.matches(path, whole)
-    except PatternError as error:
-        _refuse_pattern(text, what, error)
-
-
-def _refuse_pattern(text: str, what: str, error: PatternError) -> NoReturn:
-    raise AdapterError(
+def _refusal(text: str, what: str, error: PatternError) -> AdapterError:
+    return AdapterError(
         f"{what} has the expression {short(text)}, which is not taken ({error}); list the modules "
         "by name"
-    ) from error
+    )
