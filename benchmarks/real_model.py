@@ -25,11 +25,11 @@ import numpy as np
 
 import zkjax
 from zkjax._compat import enable_kernel_cache
-from zkjax.models.checkpoint import load_llama
+from zkjax.models.adapter import init_adapter, warm_adapter
+from zkjax.models.checkpoint import load_model, model_digest
 from zkjax.models.config import LoraConfig
-from zkjax.models.llama import init_adapter, warm_adapter
 from zkjax.models.text import read_text, sequences, tokenize
-from zkjax.proofs.calibration import Calibration, calibrate, model_digest
+from zkjax.proofs.calibration import Calibration, calibrate
 from zkjax.proofs.comparison import compare, mean_losses
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
@@ -52,7 +52,7 @@ def lora() -> LoraConfig:
 
 
 def formats(folder: Path, kept: Path) -> dict:
-    config, parameters = load_llama(folder)
+    config, parameters = load_model(folder)
     run = FineTuning(model=config, lora=lora())
     adapter = jax.tree.map(np.asarray, warm_adapter(config, run.lora, jax.random.key(0)))
     looked_at = tokenize(read_text("documentation"), folder)
@@ -75,7 +75,7 @@ def formats(folder: Path, kept: Path) -> dict:
 
 def prepared(folder: Path, kept: Path):
     """The run, stored base and adapter, and tokens of a step."""
-    config, parameters = load_llama(folder)
+    config, parameters = load_model(folder)
     calibration = Calibration.load(kept)
     calibration.require_model(model_digest(config, parameters))
     run = calibration.apply(FineTuning(model=config, lora=lora()))

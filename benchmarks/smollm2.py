@@ -125,7 +125,7 @@ def check(gguf_file: Path, out: Path) -> dict:
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from zkjax.models.checkpoint import load_llama
+    from zkjax.models.checkpoint import load_model
     from zkjax.proofs.finetune import bind
 
     tokens = np.array([Tokenizer.from_file(str(out / "tokenizer.json")).encode(TEXT).ids])
@@ -137,7 +137,7 @@ def check(gguf_file: Path, out: Path) -> dict:
     )
     with torch.no_grad():
         theirs = model(torch.tensor(tokens)).logits.numpy()
-    config, parameters = load_llama(out)
+    config, parameters = load_model(out)
     logits = jax.jit(lambda p, t: bind(config, p)(t))(parameters, tokens)
     gap = float(np.abs(np.asarray(logits) - theirs).max())
     return {

@@ -1,131 +1,101 @@
-"""LLaMA directories of Hugging Face: ``config.json`` and safetensors, read tensor by tensor.
+"""Model directories of Hugging Face: ``config.json`` and safetensors, read tensor by tensor.
 
-One table says which tensor is which parameter. Linear layers are (outputs, inputs) in these files
-and (inputs, outputs) here; the parameters of all layers are stacked.
+A family of models says what its settings mean and, in one table, which tensor is which parameter
+(``hf_llama``, ``hf_gpt2``). The parameters of all layers are stacked.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from zkjax.errors import CheckpointError
+from zkjax.errors import CheckpointError, StatementError
 from zkjax.files import read_capped
-from zkjax.models.config import TARGETS, LlamaConfig, RopeScaling
+from zkjax.models import hf_gpt2, hf_llama
+from zkjax.models.config import ModelConfig
+from zkjax.models.hf_settings import Settings, TensorOf
 
-MOST_CONFIG = 1 << 20
-FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-# Keys of a config that change what a model computes, with the only value that is supported.
-FIXED = {
-    "model_type": ("llama",),
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "pretraining_tp": (1,),
-}
-
-# (parameter, tensor of the file, whether it is transposed); those of a layer have its number.
-OUTER = (
-    ("embed_tokens", "model.embed_tokens.weight", False),
-    ("norm.weight", "model.norm.weight", False),
-    ("lm_head", "lm_head.weight", True),
-)
-LAYER = (
-    ("input_layernorm.weight", "input_layernorm.weight", False),
-    ("post_attention_layernorm.weight", "post_attention_layernorm.weight", False),
-    *(
-        (
-            t,
-            f"{'self_attn' if t in ('q_proj', 'k_proj', 'v_proj', 'o_proj') else 'mlp'}.{t}.weight",
-            True,
-        )
-        for t in TARGETS
-    ),
-)
+MOST_CONFIG, MOST_INDEX = 1 << 20, 64 << 20  # bytes
+FAMILIES: dict[str, Any] = {"llama": hf_llama, "gpt2": hf_gpt2}
+FLOATS = ("F32", "F16", "BF16")
 
 
-def read_config(folder: str | Path) -> LlamaConfig:
-    """The configuration of a LLaMA directory. CheckpointError names a key that is not supported."""
-    path = Path(folder) / "config.json"
+class Parameter(NamedTuple):
+    """One array of a model: its dotted name, its layer (None outside the blocks) and its values,
+    float32.
+    """
+
+    name: str
+    layer: int | None
+    values: np.ndarray
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The configuration of a model directory. CheckpointError names a key that is not supported."""
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[ModelConfig, Any]:
+    """The configuration and its family."""
+    path = folder / "config.json"
     try:
         raw = json.loads(read_capped(path, MOST_CONFIG))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, StatementError) as error:
+        if not path.exists():
+            raise CheckpointError(f"{folder} is no model directory: no {path.name}") from None
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: not a configuration")
-    for key, values in FIXED.items():
-        if raw.get(key, values[0]) not in values:
-            raise CheckpointError(
-                f"{path}: {key} = {raw[key]!r} is not supported; {values[0]!r} is"
-            )
-
-    def number(key: str, default=None):
-        value = raw.get(key, default)
-        if type(value) is not int or not 1 <= value <= 1 << 24:
-            raise CheckpointError(f"{path}: {key} = {value!r} is no size")
-        return value
-
-    heads = number("num_attention_heads")
-    hidden = number("hidden_size")
-    kv = number("num_key_value_heads", heads)
-    if hidden % heads or heads % kv:
-        raise CheckpointError(f"{path}: {heads} heads of {hidden} with {kv} for keys do not divide")
-    if raw.get("head_dim") not in (None, hidden // heads):
-        raise CheckpointError(f"{path}: head_dim = {raw['head_dim']!r} is not hidden_size / heads")
-    theta, scaling = _rope(raw, path)
-    return LlamaConfig(
-        vocab_size=number("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=number("intermediate_size"),
-        num_hidden_layers=number("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-    )
-
-
-def _rope(raw: dict, path: Path) -> tuple[float, RopeScaling | None]:
-    """theta and the scaling, from the keys of transformers v4 or v5."""
-    parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(parameters.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise CheckpointError(f"{path}: rope_type = {kind!r} is not supported; llama3 is")
-    return theta, RopeScaling(
-        float(parameters["factor"]),
-        float(parameters["low_freq_factor"]),
-        float(parameters["high_freq_factor"]),
-        int(parameters["original_max_position_embeddings"]),
-    )
+    settings = Settings(raw, path)
+    family = FAMILIES[settings.choice("model_type", tuple(FAMILIES))]
+    if raw.get("quantization_config"):
+        raise CheckpointError(f"{path}: quantization_config: quantized weights are not read")
+    return family.read_config(settings), family
 
 
 class _Tensors:
     """The tensors of a directory's safetensors files, opened when they are asked for."""
 
     def __init__(self, folder: Path):
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         index = folder / "model.safetensors.index.json"
-        if index.exists():
-            names = json.loads(read_capped(index, 64 << 20))["weight_map"]
-            files = sorted(set(names.values()))
-        else:
-            files = ["model.safetensors"]
-        for name in files:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise CheckpointError(f"{folder}: there is no file {name!r} of weights")
+        files = ["model.safetensors"]
         self._folder = folder
-        self._open = [safe_open(folder / name, framework="numpy") for name in files]
-        self._of = {name: handle for handle in self._open for name in handle.keys()}  # noqa: SIM118
+        try:
+            if index.exists():
+                told = json.loads(read_capped(index, MOST_INDEX))
+                files = sorted(set(told["weight_map"].values()))
+            for name in files:
+                if Path(name).name != name or not (folder / name).is_file():
+                    raise CheckpointError(
+                        f"{folder}: there is no file {name!r} of weights; only safetensors are "
+                        "read (save_pretrained writes them)"
+                    )
+            self._open = [safe_open(folder / name, framework="numpy") for name in files]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+                StatementError, SafetensorError) as error:  # fmt: skip
+            raise CheckpointError(f"{folder}: the files of weights cannot be read: {error}") from (
+                error
+            )
+        self._of: dict[str, Any] = {}
+        for handle, file in zip(self._open, files, strict=True):
+            for name in handle.keys():  # noqa: SIM118
+                if name in self._of:
+                    raise CheckpointError(f"{folder}: tensor {name!r} is in {file} and another")
+                self._of[name] = handle
         self.unread = set(self._of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._of
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor as float32. CheckpointError if it is missing or of another shape."""
@@ -137,49 +107,96 @@ class _Tensors:
             raise CheckpointError(f"{self._folder}: tensor {name!r} has shape {found}, not {shape}")
         if kind not in FLOATS:
             raise CheckpointError(
-                f"{self._folder}: tensor {name!r} is {kind}; F32, F16, BF16 are read"
+                f"{self._folder}: tensor {name!r} is {kind}; {', '.join(FLOATS)} are read"
             )
         self.unread.discard(name)
         values = self._of[name].get_tensor(name)
         if kind == "BF16" and values.dtype != np.float32:
             bits = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32) << 16
-            return bits.view(np.float32)
-        return values.astype(np.float32)
+            values = bits.view(np.float32)
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self._folder}: tensor {name!r} has values that are no numbers")
+        return values
 
 
-def load_llama(folder: str | Path) -> tuple[LlamaConfig, dict[str, Any]]:
-    """Configuration and parameters (nested dict of float32, layers stacked) of a directory."""
+def parameters_of(folder: str | Path) -> tuple[ModelConfig, Iterator[Parameter]]:
+    """The configuration of a directory, and its parameters one after the other."""
     folder = Path(folder)
-    config = read_config(folder)
+    config, family = _read(folder)
+    return config, _parameters(folder, config, family)
+
+
+def _parameters(folder: Path, config: ModelConfig, family: Any) -> Iterator[Parameter]:
     tensors = _Tensors(folder)
-    c = config
+    prefix = "" if family.BARE in tensors else family.PREFIX
+
+    def read(of: TensorOf, layer: int | None) -> Parameter:
+        name = prefix + of.tensor if layer is None else f"{prefix}{of.tensor.format(layer)}"
+        shape = of.shape[::-1] if of.transposed else of.shape
+        values = tensors.read("lm_head.weight" if of.tensor == "lm_head.weight" else name, shape)
+        return Parameter(of.parameter, layer, values.T if of.transposed else values)
+
+    for of in family.outer(config):
+        yield read(of, None)
+    for of in family.of_layer(config):
+        for layer in range(config.num_hidden_layers):
+            yield read(of, layer)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    left = {name for name in tensors.unread - tied if not re.fullmatch(family.NO_EFFECT, name)}
+    if left:
+        raise CheckpointError(f"{folder}: tensor {min(left)!r} is none of this model's")
+
+
+def load_model(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Configuration and parameters (nested dict of float32, layers stacked) of a directory."""
+    config, found = parameters_of(folder)
     parameters: dict[str, Any] = {}
 
-    def put(name: str, value: np.ndarray) -> None:
+    for name, layer, values in found:
         *path, last = name.split(".")
         node = parameters
         for key in path:
             node = node.setdefault(key, {})
-        node[last] = value
-
-    outer = {
-        "embed_tokens": (c.vocab_size, c.hidden_size),
-        "norm.weight": (c.hidden_size,),
-        "lm_head": (c.vocab_size, c.hidden_size),
-    }
-    for name, tensor, transposed in OUTER:
-        if name == "lm_head" and c.tie_word_embeddings:
-            tensors.unread.discard(tensor)
+        if layer is None:
+            node[last] = np.ascontiguousarray(values)
             continue
-        value = tensors.read(tensor, outer[name])
-        put(name, value.T if transposed else value)
-    for name, tensor, transposed in LAYER:
-        shape = (c.hidden_size,) if name not in TARGETS else c.projection_shape(name)[::-1]
-        layers = [
-            tensors.read(f"model.layers.{i}.{tensor}", shape) for i in range(c.num_hidden_layers)
-        ]
-        put(f"layers.{name}", np.stack([x.T if transposed else x for x in layers]))
-    left = {name for name in tensors.unread if not name.endswith("rotary_emb.inv_freq")}
-    if left:
-        raise CheckpointError(f"{folder}: tensor {min(left)!r} is none of a LLaMA's")
+        if last not in node:
+            node[last] = np.empty((config.num_hidden_layers, *values.shape), np.float32)
+        node[last][layer] = values
     return config, parameters
+
+
+def _tensor_digest(name: str, layer: int | None, values: np.ndarray) -> bytes:
+    h = hashlib.blake2s(person=b"zkj.tnsr")
+    h.update(json.dumps([name, layer, values.shape]).encode())
+    h.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
+    return h.digest()
+
+
+def _digest(config: ModelConfig, tensors: list[bytes]) -> str:
+    h = hashlib.blake2s(person=b"zkj.modl")
+    told = [type(config).__name__, dataclasses.asdict(config)]  # type: ignore[call-overload]
+    h.update(json.dumps(told, sort_keys=True).encode())
+    h.update(b"".join(sorted(tensors)))
+    return h.hexdigest()
+
+
+def model_digest(config: ModelConfig, parameters: Any) -> str:
+    """Names a model, in hexadecimal: its settings and its weights as float32. It does not depend on
+    how files are cut, on the order of what is in them, or on settings without effect.
+    """
+    tensors = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]:
+        name = ".".join(str(key.key) for key in path)
+        parts = enumerate(leaf) if name.startswith("layers.") else [(None, leaf)]
+        tensors += [_tensor_digest(name, layer, np.asarray(part)) for layer, part in parts]
+    return _digest(config, tensors)
+
+
+def directory_digest(folder: str | Path) -> tuple[ModelConfig, str]:
+    """The configuration of a directory and its ``model_digest``, with one tensor at a time in
+    memory.
+    """
+    config, found = parameters_of(folder)
+    return config, _digest(config, [_tensor_digest(*parameter) for parameter in found])

@@ -80,7 +80,9 @@ class ModelConfig(Checked):
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    num_key_value_heads: int
     head_dim: int
+    tie_word_embeddings: bool
     paths = PATHS
     block = "model.layers.{}"
 
@@ -250,6 +252,10 @@ class Gpt2Config(ModelConfig):
     @property
     def hidden_size(self) -> int:  # type: ignore[override]
         return self.n_embd
+
+    @property
+    def num_key_value_heads(self) -> int:  # type: ignore[override]
+        return self.n_head
 
     @property
     def head_dim(self) -> int:  # type: ignore[override]

@@ -81,8 +81,16 @@ class Float:
         """x / sqrt(mean(x^2) + eps) over the last axis."""
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
+    def center(self, x, site: str):
+        """x - mean(x) over the last axis; the site is the mean."""
+        return x - jnp.mean(x, axis=-1, keepdims=True)
+
     def silu(self, x, site: str):
         return jax.nn.silu(x)
+
+    def gelu(self, x, approximate: bool, source: str, site: str):
+        """GELU of a value that ``source`` rounded to 16 bits."""
+        return jax.nn.gelu(x, approximate=approximate)
 
     def softmax(self, x, mask, site: str):
         return jax.nn.softmax(jnp.where(mask, x, -1e30), axis=-1)
@@ -127,8 +135,14 @@ class Observed(Float):
         inverse = observe(inverse, f"{site}.inverse", backward=False)
         return observe(x * inverse, site)
 
+    def center(self, x, site: str):
+        return x - observe(jnp.mean(x, axis=-1, keepdims=True), site, backward=False)
+
     def silu(self, x, site: str):
         return observe(jax.nn.silu(x), site, backward=False)
+
+    def gelu(self, x, approximate: bool, source: str, site: str):
+        return observe(jax.nn.gelu(x, approximate=approximate), site)
 
     def softmax(self, x, mask, site: str):
         p = jax.nn.softmax(jnp.where(mask, x, -1e30), axis=-1)
@@ -193,11 +207,19 @@ class FixedPoint:
         inverse = self.site(f"{site}.inverse").forward
         return fixed.rms_normalize(x, eps, statistic, inverse, form.forward, form.backward, site)
 
+    def center(self, x, site: str):
+        total, form = jnp.sum(x, axis=-1, keepdims=True), self.site(site).forward
+        return x - fixed.scale(total, 1.0 / x.shape[-1], *form, site=site)
+
     def silu(self, x, site: str):
         """Of a value that ``gate_proj`` rounded to 16 bits."""
         return fixed.silu(
             x, self.site("gate_proj").forward.fraction, self.site(site).forward.fraction
         )
+
+    def gelu(self, x, approximate: bool, source: str, site: str):
+        fractions = self.site(source).forward.fraction, self.site(site).forward.fraction
+        return self.round_cotangent(fixed.gelu(x, *fractions, approximate), site)
 
     def softmax(self, x, mask, site: str):
         form = self.site("scores").forward

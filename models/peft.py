@@ -17,8 +17,8 @@ import numpy as np
 from zkjax._arguments import Between, checked
 from zkjax.errors import OptionError, StatementError
 from zkjax.files import read_capped, write_atomically
+from zkjax.models.adapter import Adapter
 from zkjax.models.config import LoraConfig, ModelConfig
-from zkjax.models.llama import Adapter
 from zkjax.models.peft_contents import Contents, read_contents
 from zkjax.models.peft_names import FAMILIES, GPT2, MAX_LAYERS, Family, Module
 from zkjax.models.peft_settings import (

@@ -20,7 +20,8 @@ from flax import nnx
 
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.data import batches, library_sources
-from zkjax.models.llama import Llama, mean_loss
+from zkjax.models.decoder import mean_loss
+from zkjax.models.llama import Llama
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "demo.safetensors"
 WEIGHT_FRACTION = 12

@@ -7,7 +7,6 @@ chooses formats. The result is a small file of formats that a run uses: ``Calibr
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -23,20 +22,23 @@ from zkjax.errors import CalibrationError
 from zkjax.files import read_capped, write_atomically
 from zkjax.fixed import Format
 from zkjax.fixed.sites import ROOM, WIDE_ROOM, Seen, Site, choose, observations
-from zkjax.models.config import LlamaConfig
+from zkjax.models.checkpoint import model_digest
 from zkjax.models.numerics import DEFAULT_SITES, FixedPoint, Observed
+from zkjax.models.registry import MODELS
 from zkjax.proofs.finetune import (
     FINE_BITS,
     WEIGHT_FRACTION,
     FineTuning,
     dotted,
     make_gradient,
+    make_losses,
 )
 
 VERSION = 1
 MOST_BYTES = 1 << 20
 LONGER = 8  # times the positions that were looked at are what attention may see
-NARROW = ("gate_proj", "logits", "scores")  # tables are looked up by their values
+# Tables are looked up by the values of these, or give them.
+NARROW = ("gate_proj", "logits", "scores", "c_fc", "gelu")
 # Trained weights and gradients change in a run: their formats are not chosen from one look.
 KEPT = ("lora.weight", "gradient")
 WEIGHT_PRECISION = 12
@@ -60,6 +62,9 @@ class Calibration:
     sites: Mapping[str, Site]
     weight_fractions: Mapping[str, int] = field(default_factory=dict)
     loss_scale: float = FineTuning.loss_scale
+
+    def __hash__(self) -> int:
+        return hash(self.encode())
 
     def numerics(self) -> FixedPoint:
         """The fixed point of these formats."""
@@ -146,18 +151,6 @@ def _shifts(values: Any) -> tuple[int, ...]:
     return tuple(_integer(v, 0, 40) for v in values)
 
 
-def model_digest(config: LlamaConfig, parameters: Any) -> str:
-    """Names a model: its configuration and its weights (floats), in hexadecimal."""
-    h = hashlib.blake2s(person=b"zkj.modl")
-    h.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    leaves = jax.tree_util.tree_flatten_with_path(parameters)[0]
-    for path, leaf in leaves:
-        array = np.ascontiguousarray(leaf, dtype="<f4")
-        h.update(f"{dotted(path)} {array.shape}".encode())
-        h.update(array.tobytes())
-    return h.hexdigest()
-
-
 def weight_fractions(parameters: Any) -> dict[str, int]:
     """Fraction bits for each base weight: as many as int16 holds, if rounding then leaves
     ``WEIGHT_PRECISION`` bits of its root mean square; else four more, in two parts.
@@ -181,6 +174,7 @@ def calibrate(
     *,
     room: float = 0.0,
     stored: Mapping[str, int] | None = None,
+    between_parties: bool = False,
     progress=lambda done: None,
 ) -> Calibration:
     """Choose formats for a run from its loss and gradient on some batches.
@@ -192,9 +186,11 @@ def calibrate(
       batches: (batch, length + 1) tokens each.
       room: bits of range to add to what is usual.
       stored: fraction bits of the stored base weights; chosen if not given.
+      between_parties: formats for the check of an adapter between two parties: no gradient is
+        looked at, and what linear layers read has 16 bits.
     """
     watched = replace(run, numerics=Observed())
-    gradient = observations(make_gradient(watched))
+    look = observations((make_losses if between_parties else make_gradient)(watched))
     fractions = weight_fractions(parameters) if stored is None else stored
     seen: dict[tuple[str, str], Seen] = {}
     data = hashlib.blake2s(person=b"zkj.cdat")
@@ -204,7 +200,7 @@ def calibrate(
         masters = jax.tree.map(lambda x: np.asarray(x, np.float64), adapter)
         for batch in batches:
             data.update(np.ascontiguousarray(batch, dtype="<i4").tobytes())
-            _, found = gradient(weights, masters, batch)
+            _, found = look(weights, masters, batch)
             for name, sizes in found.items():
                 seen[name] = seen[name].join(sizes) if name in seen else sizes
             count, longest = count + 1, max(longest, batch.shape[1])
@@ -216,8 +212,14 @@ def calibrate(
     for name, entries in (("scores", LONGER * longest), ("logits", run.model.vocab_size)):
         sizes = seen[name, "forward"]
         seen[name, "forward"] = replace(sizes, largest=sizes.largest + np.log(entries) / 2)
+    inputs = set(MODELS[type(run.model)].input_sites.values())
     sites = choose(
-        seen, DEFAULT_SITES, narrow=NARROW, uniform=lambda s: s.endswith(".lora"), room=room
+        seen,
+        DEFAULT_SITES,
+        narrow=NARROW,
+        by_step=inputs - set(NARROW) if between_parties else (),
+        uniform=lambda s: s.endswith(".lora"),
+        room=room,
     )
     sites |= _norms(run, seen, sites, fractions)
     digest = model_digest(run.model, parameters)
@@ -225,16 +227,17 @@ def calibrate(
 
 
 def _norms(run: FineTuning, seen, sites: dict[str, Site], fractions) -> dict[str, Site]:
-    """Formats inside RMSNorm, which follow from others.
+    """Formats inside RMSNorm and LayerNorm, which follow from others.
 
     What is squared is the residual stream as it is (its fraction bits are those of its parts) where
     sums of squares then stay below 2^52, else with fewer bits. The inverse root needs as many bits
     as its product with the largest value leaves.
     """
-    parts = [fractions.get("embed_tokens", WEIGHT_FRACTION)]
+    model = MODELS[type(run.model)]
+    parts = [fractions.get(name, WEIGHT_FRACTION) for name in model.embeddings]
     parts += [
         sites[name].forward.fraction + max(sites[name].forward_shifts, default=0)
-        for name in ("o_proj", "down_proj")
+        for name in (*model.outputs, *(s for s in sites if s.endswith("_norm.mean")))
     ]
     stream = max(parts)
     size = int(np.ceil(np.log2(run.model.hidden_size)))

@@ -19,9 +19,9 @@ from zkjax._compat import x64
 from zkjax.estimate import Check, check
 from zkjax.files import new_folder, write_atomically
 from zkjax.fixed import Format
+from zkjax.models.adapter import init_adapter
 from zkjax.models.config import LlamaConfig
 from zkjax.models.data import batches, documentation
-from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import FixedPoint, Float
 from zkjax.models.peft import save_adapter
 from zkjax.models.pretrain import CHECKPOINT, load_demo_base

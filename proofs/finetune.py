@@ -13,15 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import zkjax
 from zkjax import fixed
 from zkjax.errors import OptionError
-from zkjax.models.config import LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama
+from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
 from zkjax.models.numerics import FixedPoint, Numerics
 from zkjax.models.optimizers import MASTER, apply_updates, sgd
+from zkjax.models.registry import bind
 
 WEIGHT_FRACTION = 12
 RATE_FRACTION = 14
@@ -41,7 +40,7 @@ class FineTuning:
         12.
     """
 
-    model: LlamaConfig = field(default_factory=LlamaConfig)
+    model: ModelConfig = field(default_factory=LlamaConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     numerics: Numerics = field(default_factory=FixedPoint)
     loss_scale: float = 2.0**-4
@@ -71,11 +70,6 @@ def decode_base(run: FineTuning, base: Any) -> Any:
         return fixed.decode(x["coarse"], fraction - FINE_BITS) + fixed.decode(x["fine"], fraction)
 
     return jax.tree_util.tree_map_with_path(decode, base, is_leaf=is_in_parts)
-
-
-def graph_of(config: LlamaConfig) -> Any:
-    """The NNX graph definition of a model, without parameters."""
-    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))[0]
 
 
 FINE_BITS = 4  # of a weight in two parts, below those of its int16
@@ -120,14 +114,6 @@ def load_adapter(stored: Any) -> Any:
 def store_rate(learning_rate: float) -> np.ndarray:
     """A learning rate below 4 as a uint16 with 14 fraction bits."""
     return fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
-
-
-def bind(config: LlamaConfig, base: Any) -> Llama:
-    """The model with these decoded base weights."""
-    graph = graph_of(config)
-    state = nnx.eval_shape(lambda: nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
-    nnx.replace_by_pure_dict(state, base)
-    return nnx.merge(graph, state)
 
 
 def make_logits(run: FineTuning) -> Callable:

@@ -13,14 +13,20 @@ import numpy as np
 
 import zkjax
 from zkjax.errors import SealError, SessionError, ValueRangeError
-from zkjax.models.config import TARGETS
+from zkjax.models.config import ALL_TARGETS
 from zkjax.proofs.adapter.accounts import Account
+from zkjax.proofs.adapter.arithmetic import ACTIVATION_BITS
 from zkjax.proofs.adapter.contributor_session import ContributorSession, MemoryChannel
 from zkjax.proofs.adapter.leakage import Leakage, reading_bits
-from zkjax.proofs.adapter.manifest import STORED, WEIGHT_FRACTION, Manifest
+from zkjax.proofs.adapter.manifest import (
+    MASTER_FRACTION,
+    STORED,
+    WEIGHT_FRACTION,
+    Manifest,
+)
 from zkjax.proofs.adapter.record import Limits, Record
 from zkjax.proofs.adapter.statement import (
-    NUMERICS,
+    WEIGHT_BITS,
     make_deltas,
     make_differences,
     one_token_digest,
@@ -38,16 +44,20 @@ def commit_adapter(
     *,
     sessions: int = DEFAULT_SESSIONS,
     profile: str = "s100",
+    fractions: tuple[int, int] = (WEIGHT_FRACTION, WEIGHT_FRACTION),
+    base: str | None = None,
 ) -> tuple[zkjax.Sealed, Manifest]:
     """Commit to an adapter, prove the range of its weights, and describe it.
 
     Args:
       weights: stored weights {target: {"a": (layers, inputs, r), "b": (layers, r, outputs)}},
-        int16 with 12 fraction bits, or a ``Sealed`` value of these or of int32 with 24 bits, for
-        example an output of a fine-tuning proof.
+        int16, or a ``Sealed`` value of these or of int32 with 24 fraction bits, for example an
+        output of a fine-tuning proof.
       layers: the layers of the base model that the leading axis stands for.
       log2_scale: log2 of alpha / r.
       sessions: how many sessions the commitment may serve; each costs blinding.
+      fractions: fraction bits of A and of B, of int16 weights.
+      base: the digest of the base model that it is for.
     Returns:
       the sealed adapter (private) and its manifest (public).
     """
@@ -63,10 +73,18 @@ def commit_adapter(
     elif weights.commitment.range_proof is None:
         prove_ranges(weights)
     tree = weights.tree
-    targets = {t: (tree[t]["a"].shape[1], tree[t]["b"].shape[2]) for t in TARGETS if t in tree}
+    targets = {t: (tree[t]["a"].shape[1], tree[t]["b"].shape[2]) for t in ALL_TARGETS if t in tree}
     first = next(iter(tree.values()))["a"]
     manifest = Manifest(
-        layers, targets, first.shape[2], log2_scale, first.dtype.name, "00" * 32, weights.commitment
+        layers,
+        targets,
+        first.shape[2],
+        log2_scale,
+        first.dtype.name,
+        "00" * 32,
+        weights.commitment,
+        fractions,
+        base,
     )
     manifest = replace(manifest, statement=one_token_digest(manifest))
     manifest.check()
@@ -133,8 +151,8 @@ class Contributor:
         parts = []
         for target in self.manifest.groups()[group]:
             weights = self._weights[target]
-            low = _rounded(x.astype(np.float64) @ weights["a"][index], WEIGHT_FRACTION)
-            _require_bits(low, NUMERICS.site("lora").forward.bits, "x A")
+            low = _rounded(x.astype(np.float64) @ weights["a"][index], self.manifest.fractions[0])
+            _require_bits(low, ACTIVATION_BITS, "x A")
             delta = low @ weights["b"][index]
             _require_bits(delta, 32, "x A B")
             parts.append(delta.astype(np.int32))
@@ -145,7 +163,7 @@ class Contributor:
 
         ``wanted`` is called before each phase, and ends the proof by raising: no opening is taken.
         """
-        function = make_deltas(STORED[self.manifest.dtype])
+        function = make_deltas(self.manifest.dtype, self.manifest.fractions)
         outputs, proof = self._proved(function, record, wanted, record.xs)
         given = record.deltas
         if any(not np.array_equal(outputs[t], given[t]) for t in given):
@@ -161,7 +179,7 @@ class Contributor:
         wanted: Callable[[], None] = lambda: None,
     ) -> bytes:
         """As ``prove``, about activations and deltas that the user has committed to."""
-        function = make_differences(STORED[self.manifest.dtype])
+        function = make_differences(self.manifest.dtype, self.manifest.fractions)
         return self._proved(function, record, wanted, xs, deltas)[1].body
 
     def _proved(
@@ -184,16 +202,18 @@ class Contributor:
 
 def _require_stored(tree: Any) -> None:
     """SealError unless this is {target: {"a": ..., "b": ...}} of stored weights."""
-    known = isinstance(tree, dict) and tree and set(tree) <= set(TARGETS)
+    known = isinstance(tree, dict) and tree and set(tree) <= set(ALL_TARGETS)
     if not known or any(set(parts) != {"a", "b"} for parts in tree.values()):
-        raise SealError(f"weights are {{target: {{'a': ..., 'b': ...}}}}; targets are {TARGETS}")
+        raise SealError(
+            f"weights are {{target: {{'a': ..., 'b': ...}}}}; targets are {ALL_TARGETS}"
+        )
     for name, parts in tree.items():
         for w in parts.values():
             form = getattr(getattr(w, "dtype", None), "name", type(w).__name__)
             if form not in STORED or w.ndim != 3:
                 raise SealError(
-                    f"{name} is {form}; weights are (layers, ., .) arrays of int16 with 12 "
-                    "fraction bits, as from fixed.quantize(w, 12, 'int16'), or int32 with 24"
+                    f"{name} is {form}; weights are (layers, ., .) arrays of int16, as from "
+                    "fixed.quantize(w, 12, 'int16'), or int32 with 24 fraction bits"
                 )
 
 
@@ -203,13 +223,15 @@ def _rounded(values: np.ndarray, shift: int) -> np.ndarray:
 
 
 def rounded_weights(tree: Any) -> Any:
-    """Stored weights as the products use them, 12 fraction bits in float64; ValueRangeError if one
-    does not fit 16 bits.
+    """Stored weights as the integers that products use, in float64; ValueRangeError if one does not
+    fit 16 bits.
     """
 
     def rounded(w: np.ndarray) -> np.ndarray:
-        out = _rounded(w, STORED[w.dtype.name] - WEIGHT_FRACTION)
-        if np.abs(out + 0.5).max() > 2 ** (NUMERICS.site("lora.weight").forward.bits - 1):
+        if w.dtype == np.int16:
+            return w.astype(np.float64)
+        out = _rounded(w, MASTER_FRACTION - WEIGHT_FRACTION)
+        if np.abs(out + 0.5).max() > 2 ** (WEIGHT_BITS - 1):
             raise ValueRangeError(
                 f"a weight of {np.abs(out).max() * 2.0**-WEIGHT_FRACTION:.2f} does not fit; "
                 "adapters are stored in fixed point below 8 in absolute value"

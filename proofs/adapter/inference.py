@@ -21,23 +21,23 @@ import zkjax
 from zkjax import wire
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import read_capped, write_atomically
-from zkjax.models.config import LlamaConfig
+from zkjax.models.config import ModelConfig
 from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.trace import trace_call
 from zkjax.proof import Commitment
-from zkjax.proofs.adapter.manifest import STORED, Manifest
+from zkjax.proofs.adapter.arithmetic import Arithmetic
+from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.record import MAX_PROOF
 from zkjax.proofs.adapter.session import Session
 from zkjax.proofs.adapter.statement import (
     activations,
     answers,
     example,
-    is_stored_base,
     make_differences,
     make_inference,
     require_valid,
-    stored_base,
 )
+from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import LOSS_FRACTION
 from zkjax.seal import Sealed
 from zkjax.verify import require_profile, verify_statement
@@ -66,15 +66,17 @@ class Inference:
     Attributes:
       tokens: (batch, length + 1) int32, or its commitment.
       loss: the mean cross-entropy, an integer with 16 fraction bits.
+      formats: of the fixed point in which the base model is run; None for the default ones.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     base: Any
     tokens: Any
     loss: int
     body: bytes
     parts: list[Part]
     profile: str
+    formats: Calibration | None = None
 
     @property
     def real_loss(self) -> float:
@@ -110,10 +112,15 @@ class Inference:
 
     @classmethod
     def load(
-        cls, folder: str | Path, config: LlamaConfig, base: Any, tokens: Any = None
+        cls,
+        folder: str | Path,
+        config: ModelConfig,
+        base: Any,
+        tokens: Any = None,
+        formats: Calibration | None = None,
     ) -> Inference:
-        """Read what ``save`` wrote, for the base model and prompt that the reader has in mind:
-        arrays, or commitments that it expects; a prompt left out is the one that was sealed.
+        """Read what ``save`` wrote, for the base model, formats and prompt that the reader has in
+        mind: arrays, or commitments that it expects; a prompt left out is the one that was sealed.
         """
         folder = Path(folder)
         try:
@@ -136,7 +143,8 @@ class Inference:
             if tokens is None:
                 tokens = Commitment.from_json(data["tokens"])
             body = read_capped(folder / "inference.zkp", MAX_PROOF)
-            return cls(config, base, tokens, int(data["loss"]), body, parts, str(data["profile"]))
+            loss, profile = int(data["loss"]), str(data["profile"])
+            return cls(config, base, tokens, loss, body, parts, profile, formats)
         except (SessionError, StatementError):
             raise
         except Exception as error:  # whatever the files hold
@@ -176,7 +184,9 @@ def prove_inference(
     deltas = [zkjax.seal(p.record.deltas, openings=2, profile=profile) for p in session.peers]
     if prompt is None:
         prompt = zkjax.seal(tokens, openings=1, profile=profile) if seal_tokens else tokens
-    function, sealed_outputs = _inference_of(session.config, [p.manifest for p in session.peers])
+    function, sealed_outputs = _inference_of(
+        session.arithmetic, [p.manifest for p in session.peers]
+    )
     session.progress("prove the forward pass")
     (xs, loss), proof = zkjax.prove(
         function, sealed_outputs=sealed_outputs, profile=profile, openings=1
@@ -194,7 +204,8 @@ def prove_inference(
         session.progress(f"prove {peer.name}")
         peer.finish_sealed([x.commitment, d.commitment], x.share() + d.share(), check)
         parts.append(part)
-    return Inference(session.config, base, prompt, int(loss), proof.body, parts, profile)
+    formats = session.arithmetic.formats
+    return Inference(session.config, base, prompt, int(loss), proof.body, parts, profile, formats)
 
 
 def require_dyadic(shape: Sequence[int]) -> None:
@@ -208,9 +219,9 @@ def require_dyadic(shape: Sequence[int]) -> None:
         )
 
 
-def _inference_of(config: LlamaConfig, manifests: Sequence[Manifest]):
-    parts = tuple((m.layers, m.log2_scale) for m in manifests)
-    return make_inference(config, parts), ([True] * len(manifests), False)
+def _inference_of(arithmetic: Arithmetic, manifests: Sequence[Manifest]):
+    parts = tuple((m.layers, m.fractions[1] - m.log2_scale) for m in manifests)
+    return make_inference(arithmetic, parts), ([True] * len(manifests), False)
 
 
 def require_manifests(found: Sequence[Manifest], expected: Sequence[str | bytes]) -> None:
@@ -257,7 +268,7 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
         _structured(part.xs, activations(manifest, tokens)),
         _structured(part.deltas, answers(manifest, tokens)),
     )
-    traced = trace_call(make_differences(STORED[manifest.dtype]), args)
+    traced = trace_call(make_differences(manifest.dtype, manifest.fractions), args)
     zeros = [np.broadcast_to(0, x.shape) for x in jax.tree.leaves(
         answers(manifest, tokens))]  # fmt: skip
     claims = traced.claims(args, profile, zeros, context=manifest.digest + part.session)
@@ -265,12 +276,17 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
 
 
 def verify_inference(
-    inference: Inference, least: str = "s100", manifests: Sequence[str | bytes] = ()
+    inference: Inference,
+    least: str = "s100",
+    manifests: Sequence[str | bytes] = (),
+    *,
+    digest: str | None = None,
 ) -> float:
     """Check all proofs of a verifiable inference; returns the loss.
 
     Base model and prompt are those in ``inference``, which the caller put there. The adapters are
-    those of its manifests; with ``manifests``, digests (hex) in order, they must be these.
+    those of its manifests; with ``manifests``, digests (hex) in order, they must be these. With
+    ``digest``, which names the base model, they must be for it.
     Nothing else but the proofs is believed.
 
     Raises:
@@ -286,18 +302,21 @@ def verify_inference(
     widest = sum(len(p.manifest.layers) * sum(o for _, o in p.manifest.targets.values())
                  for p in inference.parts)  # fmt: skip
     _require(tokens * widest <= MAX_ELEMENTS, "too many deltas to verify")
+    arithmetic = Arithmetic(inference.config, inference.formats)
     if isinstance(base, Commitment):
-        base = _structured(base, stored_base(inference.config))
+        like = arithmetic.stored_like(base)
+        _require(like is not None, "a commitment has other shapes")
+        base = base.like(like)
     else:
-        same = is_stored_base(base, inference.config)
+        same = arithmetic.is_stored(base)
         _require(same, "the base model has other shapes than its configuration")
     for i, part in enumerate(inference.parts):
         try:
-            require_valid(part.manifest, config=inference.config, least=least)
+            require_valid(part.manifest, config=inference.config, base=digest, least=least)
             _verify_part(part, tokens, inference.profile)
         except VerificationError as error:
             raise VerificationError(error.check, f"adapter {i}: {error.detail}") from error
-    function, sealed = _inference_of(inference.config, [p.manifest for p in inference.parts])
+    function, sealed = _inference_of(arithmetic, [p.manifest for p in inference.parts])
     deltas = [_structured(p.deltas, answers(p.manifest, tokens)) for p in inference.parts]
     if isinstance(prompt, Commitment):
         prompt = prompt.like(0)

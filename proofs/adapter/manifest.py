@@ -13,14 +13,13 @@ import numpy as np
 
 from zkjax.digests import read_digest
 from zkjax.errors import OptionError, SessionError, VerificationError
-from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig
+from zkjax.models.config import ALL_TARGETS, INPUT_GROUPS, ModelConfig
 from zkjax.proof import Commitment
 
 MAX_BYTES = 1 << 16
-STORED = {"int16": 12, "int32": 24}  # dtype of stored weights -> fraction bits
-ACTIVATION_FRACTION = 11
-WEIGHT_FRACTION = 12
-PRODUCT_FRACTION = ACTIVATION_FRACTION + WEIGHT_FRACTION
+STORED = ("int16", "int32")  # types of stored weights
+WEIGHT_FRACTION, MASTER_FRACTION = 12, 24
+MOST_FRACTION = 30
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,15 @@ class Manifest:
     """A committed LoRA adapter.
 
     Attributes:
+      base: the digest (hex) of the base model that it is for (``models.checkpoint.model_digest``);
+        None if it does not say.
       layers: the adapted layers of the base model, increasing.
-      targets: the adapted linear layers with their (inputs, outputs), in ``TARGETS`` order.
+      targets: the adapted linear layers with their (inputs, outputs), in ``ALL_TARGETS`` order.
       r: the rank.
       log2_scale: alpha / r is 2 to this power; another ratio is folded into B when committing.
-      dtype: of the stored weights: int16 with 12 fraction bits or int32 with 24.
+      dtype: of the stored weights: int16, or int32 with 24 fraction bits.
+      fractions: fraction bits of A and B in products: those that int16 weights are stored with;
+        int32 weights are rounded to 12.
       statement: the digest of the statement about one token; the same family of statements is
         proved about a whole session (see ``statement.make_deltas``).
       commitment: the commitment to {target: {"a": (layers, inputs, r), "b": (layers, r, outputs)}}.
@@ -45,6 +48,8 @@ class Manifest:
     dtype: str
     statement: str
     commitment: Commitment
+    fractions: tuple[int, int] = (WEIGHT_FRACTION, WEIGHT_FRACTION)
+    base: str | None = None
 
     @property
     def scale(self) -> float:
@@ -98,6 +103,8 @@ class Manifest:
             "r": self.r,
             "log2_scale": self.log2_scale,
             "dtype": self.dtype,
+            "fractions": list(self.fractions),
+            "base": self.base,
             "statement": self.statement,
             "commitment": self.commitment.identity(),
         }
@@ -117,13 +124,15 @@ class Manifest:
             commitment = Commitment.from_json(raw["commitment"])
             manifest = cls(
                 tuple(raw["layers"]),
-                {t: (raw["targets"][t][0], raw["targets"][t][1]) for t in TARGETS
+                {t: (raw["targets"][t][0], raw["targets"][t][1]) for t in ALL_TARGETS
                  if t in raw["targets"]},
                 raw["r"],
                 raw["log2_scale"],
                 raw["dtype"],
                 raw["statement"],
                 commitment,
+                tuple(raw["fractions"]),
+                raw["base"],
             )  # fmt: skip
             manifest.check()
             if manifest.encode() != data:
@@ -154,6 +163,12 @@ class Manifest:
         require(numbers([self.r], 1, smallest + 1), "r is larger than a layer")
         require(numbers([self.log2_scale], -8, 9), "log2_scale")
         require(self.dtype in STORED, "dtype")
+        require(
+            len(self.fractions) == 2 and numbers(self.fractions, 0, MOST_FRACTION + 1), "fractions"
+        )
+        rounded = self.dtype == "int32"
+        require(not rounded or self.fractions == (WEIGHT_FRACTION,) * 2, "fractions of int32")
+        require(self.base is None or len(bytes.fromhex(self.base)) == 32, "base")
         require(len(bytes.fromhex(self.statement)) == 32, "statement digest")
         require(self.commitment.shapes == tuple(self.leaves()), "the commitment has other shapes")
         require(set(self.commitment.dtypes) == {self.dtype}, "the commitment has another dtype")
@@ -172,8 +187,16 @@ class Manifest:
         if digest != self.digest:
             raise VerificationError("manifest", f"the adapter is {self.digest.hex()}")
 
-    def require_base(self, config: LlamaConfig) -> None:
-        """The adapter must fit a base model; SessionError("manifest") says what does not."""
+    def require_base(self, config: ModelConfig, digest: str | None = None) -> None:
+        """The adapter must fit a base model, and be for it if both say which;
+        SessionError("manifest") says what is not so.
+        """
+        if None not in (digest, self.base) and digest != self.base:
+            raise SessionError(
+                "manifest", f"the adapter is for the base model {self.base}, this is {digest}"
+            )
+        if strange := sorted(set(self.targets) - set(config.targets)):
+            raise SessionError("manifest", f"the base model has no {strange[0]}")
         for target, shape in self.targets.items():
             if config.projection_shape(target) != shape:
                 raise SessionError(

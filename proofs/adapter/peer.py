@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zkjax.errors import SessionError, VerificationError, ZkjaxError
-from zkjax.models.config import LlamaConfig
+from zkjax.models.config import ModelConfig
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.record import Digest, Limits, Record
@@ -43,7 +43,7 @@ class Peer:
 
     Args:
       name: what errors call this contributor.
-      config: the base model; an adapter that does not fit it is refused.
+      config, base: the base model and its digest; an adapter that does not fit it is refused.
       manifest: the digest that the manifest must have, if the adapter is known before.
       least: the least security profile accepted.
       progress: called with how many proofs are made before this one.
@@ -54,7 +54,8 @@ class Peer:
         channel: Channel,
         name: str,
         *,
-        config: LlamaConfig | None = None,
+        config: ModelConfig | None = None,
+        base: str | None = None,
         manifest: str | bytes | None = None,
         least: str = "s100",
         limits: Limits | None = None,
@@ -68,7 +69,7 @@ class Peer:
         try:
             self._send(frames.Hello(secrets.token_bytes(32), least))
             offer = self._expect(frames.Offer)
-            self.manifest = self._pinned(offer, config, manifest)
+            self.manifest = self._pinned(offer, config, base, manifest)
             self.record = Record(self.manifest, self.limits.session_bytes)
             self._send(frames.Accept(self.manifest.digest))
         except ZkjaxError as error:
@@ -165,12 +166,16 @@ class Peer:
         return min(fitting, self.limits.query_rows)
 
     def _pinned(
-        self, offer: frames.Offer, config: LlamaConfig | None, expected: str | bytes | None
+        self,
+        offer: frames.Offer,
+        config: ModelConfig | None,
+        base: str | None,
+        expected: str | bytes | None,
     ) -> Manifest:
         manifest = Manifest.decode(offer.manifest)
         commitment = replace(manifest.commitment, range_proof=offer.range_proof)
         manifest = replace(manifest, commitment=commitment)
-        require_valid(manifest, config=config, expected=expected, least=self.least)
+        require_valid(manifest, config=config, base=base, expected=expected, least=self.least)
         return manifest
 
     def _require_open(self) -> None:

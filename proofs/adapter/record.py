@@ -15,9 +15,9 @@ import zkjax
 from zkjax import wire
 from zkjax.errors import SessionError
 from zkjax.files import read_capped, write_atomically
-from zkjax.models.config import LlamaConfig
+from zkjax.models.config import ModelConfig
 from zkjax.program.trace import trace_call
-from zkjax.proofs.adapter.manifest import MAX_BYTES, STORED, Manifest
+from zkjax.proofs.adapter.manifest import MAX_BYTES, Manifest
 from zkjax.proofs.adapter.statement import example, make_deltas, require_valid
 from zkjax.tensors import Described, read_tensors
 from zkjax.verify import verify_statement
@@ -122,7 +122,7 @@ class Record:
         manifest = self.manifest
         _ = self.tokens
         args = (manifest.commitment.like(example(manifest)), self.xs)
-        traced = trace_call(make_deltas(STORED[manifest.dtype]), args)
+        traced = trace_call(make_deltas(manifest.dtype, manifest.fractions), args)
         deltas = self.deltas
         claims = traced.claims(
             args,
@@ -206,13 +206,17 @@ class Digest:
 
 
 def verify_session(
-    folder: str | Path, least: str = "s100", *, config: LlamaConfig | None = None
+    folder: str | Path,
+    least: str = "s100",
+    *,
+    config: ModelConfig | None = None,
+    base: str | None = None,
 ) -> Record:
     """Verify a saved session of either side again; VerificationError names the check that fails.
 
-    With ``config`` the adapter has to fit this base model.
+    With ``config`` and ``base`` the adapter has to fit this base model, of this digest.
     """
     record, body = Record.load(folder)
-    require_valid(record.manifest, config=config, least=least)
+    require_valid(record.manifest, config=config, base=base, least=least)
     record.verify(body)
     return record

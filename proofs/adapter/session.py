@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.errors import SessionError, ValueRangeError
-from zkjax.models.config import LlamaConfig
-from zkjax.models.llama import Cache, mean_loss, no_deltas
-from zkjax.proofs.adapter.manifest import ACTIVATION_FRACTION, PRODUCT_FRACTION
+from zkjax.models.adapter import no_deltas
+from zkjax.models.config import ModelConfig
+from zkjax.models.decoder import Cache, mean_loss
+from zkjax.models.numerics import FixedPoint
+from zkjax.models.registry import bind
+from zkjax.proofs.adapter.arithmetic import Arithmetic
 from zkjax.proofs.adapter.peer import Channel, Peer
 from zkjax.proofs.adapter.record import Limits, Record
-from zkjax.proofs.adapter.statement import NUMERICS, is_stored_base
-from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
+from zkjax.proofs.calibration import Calibration
+from zkjax.proofs.finetune import LOSS_FRACTION
 
 
 class Session:
     """Runs a LLaMA with adapters that stay with their owners. Deltas of one site are added.
 
     Args:
-      config, base: the model and its stored weights (int16 with 12 fraction bits).
+      config, base: the model and its stored weights, as ``store_base`` gives them.
+      formats: of the fixed point it runs in, from ``calibrate(..., between_parties=True)``; without
+        them weights have 12 fraction bits.
+      digest: names the base model (``models.checkpoint.model_digest``), so that adapters for
+        another one are refused.
       channels: {name: channel} of the contributors; the name appears in errors.
       manifests: {name: digest} of adapters that are known beforehand.
       least: the least security profile accepted.
@@ -38,10 +46,12 @@ class Session:
 
     def __init__(
         self,
-        config: LlamaConfig,
+        config: ModelConfig,
         base: Any,
         channels: Mapping[str, Channel],
         *,
+        formats: Calibration | None = None,
+        digest: str | None = None,
         manifests: Mapping[str, str | bytes] | None = None,
         least: str = "s100",
         limits: Limits | None = None,
@@ -57,14 +67,15 @@ class Session:
                 raise SessionError(
                     "options", "not a channel; use contributor.connect() or adapter.connect", name
                 )
-        if not is_stored_base(base, config):
+        arithmetic = Arithmetic(config, formats)
+        if not arithmetic.is_stored(base):
             raise SessionError(
                 "base", "its arrays are not int16 of the shapes that the configuration has"
             )
-        self.config, self.base, self.progress = config, base, progress
+        self.arithmetic, self.config, self.progress = arithmetic, config, progress
         self.peers: list[Peer] = []
         with x64():
-            self._model = bind(config, _decoded(base))
+            self._model = bind(config, jax.tree.map(np.asarray, arithmetic.decode(base)))
         try:
             for name, channel in channels.items():
                 progress(f"pin {name}")
@@ -76,6 +87,7 @@ class Session:
                         least=least,
                         limits=limits,
                         config=config,
+                        base=digest,
                         manifest=pinned,
                         progress=progress,
                     )
@@ -105,7 +117,7 @@ class Session:
         """The same without any adapter; nothing is sent."""
         tokens = self._checked(tokens)
         with x64():
-            return np.asarray(self._model.run(jnp.asarray(tokens), NUMERICS)[0])
+            return np.asarray(self._model.run(jnp.asarray(tokens), self.arithmetic.numerics)[0])
 
     def generate(self, tokens: np.ndarray, steps: int) -> np.ndarray:
         """Greedy continuation: tokens (batch, length + steps); each token is sent once."""
@@ -149,7 +161,7 @@ class Session:
         with x64():
             logits, _, cache = self._model.run(
                 jnp.asarray(tokens),
-                NUMERICS,
+                self.arithmetic.numerics,
                 self._deltas_of,
                 np.arange(self.config.num_hidden_layers),
                 scan=False,
@@ -164,18 +176,21 @@ class Session:
         return (lambda group, x: self._ask(mine, index, group, x)) if mine else no_deltas
 
     def _ask(self, peers: list[Peer], layer: int, group: str, x) -> dict[str, Any]:
-        values = np.asarray(x) * 2.0**ACTIVATION_FRACTION
+        unit = self.arithmetic.fraction(group) + int(self.arithmetic.shifts(group)[layer])
+        values = np.asarray(x) * 2.0**unit
         if np.abs(values + 0.5).max() > 2**15:
             raise ValueRangeError(
                 f"layer {layer}, {group}: an activation of {np.abs(x).max():.1f} does not fit the "
-                "fixed point of this model, which holds numbers below 16"
+                f"fixed point of this model, which holds numbers below {2.0 ** (15 - unit):g}"
             )
+        if (values != np.rint(values)).any():
+            raise SessionError("internal", f"layer {layer}, {group}: an activation is not rounded")
         stored = values.reshape(-1, values.shape[-1]).astype(np.int16)
         total: dict[str, Any] = {}
         for peer in peers:
             if group not in peer.manifest.groups():
                 continue
-            fraction = PRODUCT_FRACTION - peer.manifest.log2_scale
+            fraction = unit + peer.manifest.fractions[1] - peer.manifest.log2_scale
             for target, delta in peer.deltas(layer, group, stored).items():
                 shape = (*values.shape[:-1], delta.shape[-1])
                 real = delta.reshape(shape) * 2.0**-fraction
@@ -183,14 +198,8 @@ class Session:
         return total
 
 
-def _decoded(base: Any) -> Any:
-    import jax
-
-    return jax.tree.map(lambda w: np.asarray(w) * 2.0**-WEIGHT_FRACTION, base)
-
-
-def loss_of(logits: np.ndarray, targets: np.ndarray) -> float:
+def loss_of(logits: np.ndarray, targets: np.ndarray, numerics: FixedPoint | None = None) -> float:
     """Mean cross-entropy in fixed point, rounded to 16 fraction bits as in fine-tuning proofs."""
     with x64():
-        loss = mean_loss(jnp.asarray(logits), jnp.asarray(targets), NUMERICS)
+        loss = mean_loss(jnp.asarray(logits), jnp.asarray(targets), numerics or FixedPoint())
         return float(fixed.encode(loss, LOSS_FRACTION)) * 2.0**-LOSS_FRACTION

@@ -1,8 +1,9 @@
 """The provable functions of the adapter check, on stored integers.
 
 Arrays of a session, one a key, stacked over layers:
-``xs``      {group: (layers, tokens, inputs)} int16, activations with 11 fraction bits;
-``deltas``  {target: (layers, tokens, outputs)}, (x A) B with 11 + 12 fraction bits.
+``xs``      {group: (layers, tokens, inputs)} int16, activations in units of the user;
+``deltas``  {target: (layers, tokens, outputs)} int32, (x A) B in these units over 2 to the
+            fraction bits of B.
 """
 
 from __future__ import annotations
@@ -14,54 +15,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import zkjax
 from zkjax import fixed
 from zkjax.errors import SessionError
-from zkjax.models.config import INPUT_GROUPS, LlamaConfig
-from zkjax.models.llama import Llama, lora_delta, mean_loss
-from zkjax.models.numerics import FixedPoint
-from zkjax.proofs.adapter.manifest import (
-    ACTIVATION_FRACTION,
-    PRODUCT_FRACTION,
-    STORED,
-    Manifest,
-)
-from zkjax.proofs.finetune import LOSS_FRACTION, WEIGHT_FRACTION, bind
+from zkjax.models.config import INPUT_GROUPS, ModelConfig
+from zkjax.models.decoder import mean_loss
+from zkjax.models.registry import bind
+from zkjax.proofs.adapter.arithmetic import ACTIVATION_BITS, Arithmetic
+from zkjax.proofs.adapter.manifest import MASTER_FRACTION, WEIGHT_FRACTION, Manifest
+from zkjax.proofs.finetune import LOSS_FRACTION
 from zkjax.verify import require_profile, verify_ranges
 
-NUMERICS = FixedPoint()
+WEIGHT_BITS = 16
 GROUP_OF = {target: group for group, targets in INPUT_GROUPS.items() for target in targets}
 
 
 @lru_cache(maxsize=8)
-def make_deltas(fraction: int) -> Callable:
+def make_deltas(dtype: str, fractions: tuple[int, int] = (WEIGHT_FRACTION,) * 2) -> Callable:
     """(adapter, xs) -> deltas as int64: what the contributor proves about a session.
 
-    (x A) is rounded to an activation, (x A) B is exact. Stored weights have ``fraction`` bits and
-    are rounded to 12, as the model that was trained does.
+    (x A) is rounded to the unit of x, (x A) B is exact. ``dtype`` and ``fractions`` are those of a
+    manifest: int32 weights are rounded first, as the model does that was trained.
     """
+
+    def weight(stored, fraction: int):
+        if dtype == "int16":
+            return fixed.decode(stored, fraction)
+        return fixed.round(fixed.decode(stored, MASTER_FRACTION), fraction, WEIGHT_BITS)
 
     def deltas(adapter, xs):
         out = {}
         for target, parts in adapter.items():
-            a, b = (fixed.decode(parts[k], fraction) for k in ("a", "b"))
-            x = fixed.decode(xs[GROUP_OF[target]], ACTIVATION_FRACTION)
-            product = lora_delta(x, a, b, NUMERICS)
-            out[target] = (product * 2.0**PRODUCT_FRACTION).astype(jnp.int64)
+            a, b = (weight(parts[k], f) for k, f in zip("ab", fractions, strict=True))
+            x = fixed.decode(xs[GROUP_OF[target]], 0)
+            product = fixed.round(x @ a, 0, ACTIVATION_BITS) @ b
+            out[target] = (product * 2.0 ** fractions[1]).astype(jnp.int64)
         return out
 
     return deltas
 
 
 @lru_cache(maxsize=8)
-def make_differences(fraction: int) -> Callable:
+def make_differences(dtype: str, fractions: tuple[int, int] = (WEIGHT_FRACTION,) * 2) -> Callable:
     """(adapter, xs, deltas) -> computed - given deltas: all zero if the deltas are right.
 
     The contributor's statement when activations and deltas are sealed too.
     """
-    compute = make_deltas(fraction)
+    compute = make_deltas(dtype, fractions)
 
     def differences(adapter, xs, deltas):
         computed = compute(adapter, xs)
@@ -71,38 +72,43 @@ def make_differences(fraction: int) -> Callable:
 
 
 @lru_cache(maxsize=8)
-def make_inference(config: LlamaConfig, parts: tuple[tuple[tuple[int, ...], int], ...]) -> Callable:
+def make_inference(
+    arithmetic: Arithmetic, parts: tuple[tuple[tuple[int, ...], int], ...]
+) -> Callable:
     """(base, tokens (batch, length + 1), deltas of each contributor) -> (xs of each, loss).
 
     The user's statement about sealed activations: this base model, with these deltas added, reads
     these activations and gives this mean cross-entropy (int32, 16 fraction bits). ``parts`` are the
-    (layers, log2_scale) of the contributors; the delta pytrees say the targets.
+    layers of the contributors, and the fraction bits that their deltas have beyond those of the
+    activations; the delta pytrees say the targets.
     """
+    config, numerics = arithmetic.config, arithmetic.numerics
 
     def inference(base, tokens, *given):
-        weights = jax.tree.map(lambda x: fixed.decode(x, WEIGHT_FRACTION), base)
         batch, length = tokens.shape[0], tokens.shape[1] - 1
         total: dict[str, Any] = {}
-        for (layers, log2_scale), deltas in zip(parts, given, strict=True):
+        for (layers, fraction), deltas in zip(parts, given, strict=True):
             for target, value in deltas.items():
-                scaled = fixed.decode(value, PRODUCT_FRACTION - log2_scale)
+                group = GROUP_OF[target]
+                scaled = fixed.decode(value, arithmetic.fraction(group) + fraction)
                 scaled = scaled.reshape(len(layers), batch, length, -1)
+                scaled = scaled * _units(-arithmetic.shifts(group)[list(layers)])
                 spread = over_layers(scaled, layers, config.num_hidden_layers)
                 total[target] = total[target] + spread if target in total else spread
 
         def deltas_of(layer):
             return lambda group, x: {t: layer[t] for t in INPUT_GROUPS[group] if t in layer}
 
-        model = bind(config, weights)
-        logits, seen, _ = model.run(tokens[:, :-1], NUMERICS, deltas_of, total, record=True)
-        loss = fixed.encode(mean_loss(logits, tokens[:, 1:], NUMERICS), LOSS_FRACTION)
+        model = bind(config, arithmetic.decode(base))
+        logits, seen, _ = model.run(tokens[:, :-1], numerics, deltas_of, total, record=True)
+        loss = fixed.encode(mean_loss(logits, tokens[:, 1:], numerics), LOSS_FRACTION)
         xs = []
         for (layers, _), deltas in zip(parts, given, strict=True):
             groups = sorted({GROUP_OF[t] for t in deltas})
             stored = {
-                g: fixed.encode(seen[g], ACTIVATION_FRACTION, jnp.int16).reshape(
-                    config.num_hidden_layers, batch * length, -1
-                )
+                g: fixed.encode(
+                    seen[g] * _units(arithmetic.shifts(g)), arithmetic.fraction(g), jnp.int16
+                ).reshape(config.num_hidden_layers, batch * length, -1)
                 for g in groups
             }
             xs.append({g: jnp.concatenate([x[i : i + 1] for i in layers]) if
@@ -111,6 +117,11 @@ def make_inference(config: LlamaConfig, parts: tuple[tuple[tuple[int, ...], int]
         return xs, loss
 
     return inference
+
+
+def _units(shifts: np.ndarray):
+    """2^shifts for (layers, batch, length, size), 1 where there are none."""
+    return 2.0 ** shifts.reshape(-1, 1, 1, 1) if shifts.any() else 1.0
 
 
 def over_layers(values, layers: tuple[int, ...], total: int):
@@ -149,27 +160,9 @@ def answers(manifest: Manifest, tokens: int) -> dict[str, Any]:
     }
 
 
-def stored_base(config: LlamaConfig) -> Any:
-    """The stored base weights of a configuration as shapes."""
-    state = nnx.eval_shape(lambda: nnx.split(Llama(config, rngs=nnx.Rngs(0)))[1])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, np.dtype(np.int16)), nnx.to_pure_dict(state)
-    )
-
-
-def is_stored_base(base: Any, config: LlamaConfig) -> bool:
-    """Whether arrays have the structure, shapes and types of a stored base model."""
-    leaves, form = jax.tree.flatten(base)
-    wanted, wanted_form = jax.tree.flatten(stored_base(config))
-    return [form] == [wanted_form] and all(
-        np.shape(x) == e.shape and getattr(x, "dtype", None) == e.dtype
-        for x, e in zip(leaves, wanted, strict=True)
-    )
-
-
 def one_token_digest(manifest: Manifest) -> str:
     """The digest that a manifest pins: the statement about one token."""
-    function = make_deltas(STORED[manifest.dtype])
+    function = make_deltas(manifest.dtype, manifest.fractions)
     private = zkjax.Private(example(manifest), ranged=True)
     return zkjax.trace(function)(private, activations(manifest, 1)).digest.hex()
 
@@ -177,7 +170,8 @@ def one_token_digest(manifest: Manifest) -> str:
 def require_valid(
     manifest: Manifest,
     *,
-    config: LlamaConfig | None = None,
+    config: ModelConfig | None = None,
+    base: str | None = None,
     expected: str | bytes | None = None,
     least: str = "s100",
 ) -> None:
@@ -185,7 +179,7 @@ def require_valid(
 
     Args:
       manifest: with the range proof in its commitment.
-      config: the base model that the adapter must fit.
+      config, base: the base model that the adapter must fit, and its digest.
       expected: the digest that the manifest must have.
       least: the least security profile.
     Raises:
@@ -195,7 +189,7 @@ def require_valid(
     """
     manifest.check()
     if config is not None:  # before anything is computed: it bounds every size in the manifest
-        manifest.require_base(config)
+        manifest.require_base(config, base)
     if expected is not None:
         manifest.require_digest(expected)
     require_profile(manifest.commitment.profile, least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import weakref
 from dataclasses import replace
@@ -16,7 +17,8 @@ import zkjax
 from zkjax import fixed, state
 from zkjax.errors import SealError, SessionError
 from zkjax.files import new_folder, open_regular, read_capped, write_atomically
-from zkjax.models.llama import Adapter
+from zkjax.models.adapter import Adapter
+from zkjax.models.config import ModelConfig
 from zkjax.models.peft import load_adapter
 from zkjax.proofs.adapter.contributor import (
     DEFAULT_SESSIONS,
@@ -26,10 +28,18 @@ from zkjax.proofs.adapter.contributor import (
 )
 from zkjax.proofs.adapter.leakage import DEFAULT_FRACTION, Leakage
 from zkjax.proofs.adapter.ledger import Ledger
-from zkjax.proofs.adapter.manifest import MAX_BYTES, WEIGHT_FRACTION, Manifest, dyadic_scale
+from zkjax.proofs.adapter.manifest import (
+    MAX_BYTES,
+    MOST_FRACTION,
+    WEIGHT_FRACTION,
+    Manifest,
+    dyadic_scale,
+)
 from zkjax.proofs.adapter.record import Limits
 from zkjax.proofs.adapter.statement import example
 
+# Of the largest entry of A and of B: products x A B, which have 32 bits, need some of the latter.
+A_BITS, B_BITS = 15, 13
 SEALED, MANIFEST, ELSEWHERE = "adapter.sealed", "manifest.json", "sealed-at"
 LEAKAGE, RECEIVED, LOCK = ".leakage.json", ".received", ".lock"  # beside the sealed adapter
 
@@ -49,21 +59,23 @@ def commit_folder(
     adapter: Path,
     out: Path,
     *,
+    base: tuple[ModelConfig, str] | None = None,
     sealed: Path | None = None,
     sessions: int | None = None,
     profile: str = "s100",
 ) -> Committed:
     """Commit to a PEFT adapter; writes the new folder ``out``.
 
-    Weights are rounded to 12 fraction bits, as the model does when it runs. alpha / r is folded
-    into B unless it is a power of two. With ``sealed``, a file that a fine-tuning proof left (with
-    24 fraction bits), the commitment is that of the proof; its weights must be the adapter's.
+    Weights are rounded to 16 bits, with as many fraction bits as hold the largest of A, and of B.
+    alpha / r is folded into B unless it is a power of two. With ``sealed``, a file that a
+    fine-tuning proof left (with 24 fraction bits), the commitment is that of the proof; its weights
+    must be the adapter's. ``base`` is the configuration and the digest of the base model.
     """
     if sealed is not None and sessions is not None:
         raise SealError("the sealed adapter has its number of openings; leave out sessions")
     out = new_folder(out)
     try:
-        return _commit(adapter, out, sealed, sessions, profile)
+        return _commit(adapter, out, base, sealed, sessions, profile)
     except BaseException:
         with contextlib.suppress(OSError):
             out.rmdir()  # if nothing is in it
@@ -71,8 +83,14 @@ def commit_folder(
 
 
 def _commit(
-    adapter: Path, out: Path, sealed: Path | None, sessions: int | None, profile: str
+    adapter: Path,
+    out: Path,
+    base: tuple[ModelConfig, str] | None,
+    sealed: Path | None,
+    sessions: int | None,
+    profile: str,
 ) -> Committed:
+    config, digest = base or (None, None)
     weights, layers, scale = load_adapter(adapter)
     log2_scale = dyadic_scale(scale)
     if sealed is not None:
@@ -90,18 +108,32 @@ def _commit(
         )
         if not all(jax.tree.leaves(same)):
             raise SealError(f"{sealed} does not hold the weights of {adapter}")
-        rounding, module = _rounding(weights, rounded_weights(value.tree), layers)
-        value, manifest = commit_adapter(value, layers, log2_scale)
+        fractions = (WEIGHT_FRACTION, WEIGHT_FRACTION)
+        rounding, module = _rounding(weights, rounded_weights(value.tree), fractions, layers)
+        value, manifest = commit_adapter(value, layers, log2_scale, base=digest)
+        _require_base(manifest, base)
         value.save(sealed)
         write_atomically(out / ELSEWHERE, str(sealed.resolve()).encode(), private=True)
     else:
         if log2_scale is None:
             weights = {t: p | {"b": p["b"] * scale} for t, p in weights.items()}
-        stored = jax.tree.map(lambda w: fixed.quantize(w, WEIGHT_FRACTION, "int16"), weights)
-        rounding, module = _rounding(weights, stored, layers)
+        fractions = _fraction(weights, "a", A_BITS), _fraction(weights, "b", B_BITS)
+        of = dict(zip("ab", fractions, strict=True))
+        stored = {
+            t: {k: fixed.quantize(w, of[k], "int16") for k, w in p.items()}
+            for t, p in weights.items()
+        }
+        rounding, module = _rounding(weights, stored, fractions, layers)
         value, manifest = commit_adapter(
-            stored, layers, log2_scale or 0, sessions=sessions or DEFAULT_SESSIONS, profile=profile
+            stored,
+            layers,
+            log2_scale or 0,
+            sessions=sessions or DEFAULT_SESSIONS,
+            profile=profile,
+            fractions=fractions,
+            base=digest,
         )
+        _require_base(manifest, base)
         value.save(out / SEALED)
     _start_counts(manifest, value.path or out / SEALED)
     write_atomically(out / MANIFEST, manifest.encode())
@@ -118,7 +150,21 @@ def _start_counts(manifest: Manifest, path: Path) -> None:
     received.mkdir(mode=0o700, exist_ok=True)
 
 
-def _rounding(exact: Adapter, stored: Any, layers: tuple[int, ...]) -> tuple[float, str]:
+def _require_base(manifest: Manifest, base: tuple[ModelConfig, str] | None) -> None:
+    if base is not None:
+        manifest.require_base(*base)
+
+
+def _fraction(weights: Adapter, part: str, bits: int) -> int:
+    """Fraction bits with which the largest weight has so many bits."""
+    largest = max(float(np.abs(parts[part]).max()) for parts in weights.values())
+    whole = math.frexp(largest * (1 + 2.0**-bits))[1]
+    return min(max(bits - whole, 0), MOST_FRACTION)
+
+
+def _rounding(
+    exact: Adapter, stored: Any, fractions: tuple[int, int], layers: tuple[int, ...]
+) -> tuple[float, str]:
     """The largest |A' B' - A B| / |A B| (Frobenius norm) of a module, and the module; SealError if
     rounding leaves nothing of one.
     """
@@ -130,15 +176,16 @@ def _rounding(exact: Adapter, stored: Any, layers: tuple[int, ...]) -> tuple[flo
 
     worst, name = 0.0, "none"
     for target, parts in exact.items():
-        kept = jax.tree.map(lambda w: w * 2.0**-WEIGHT_FRACTION, stored[target])
+        kept = {k: stored[target][k] * 2.0**-f for k, f in zip("ab", fractions, strict=True)}
         size, left = inner(parts, parts), inner(kept, kept)
         change = size + left - 2 * inner(parts, kept)
         relative = np.sqrt(np.maximum(change, 0) / np.where(size > 0, size, 1))
         for i, layer in enumerate(layers):
             if size[i] > 0 and left[i] == 0:
                 raise SealError(
-                    f"layer {layer} {target}: all of it is rounded to 0; weights below "
-                    f"{2.0 ** -(WEIGHT_FRACTION + 1):.1g} are lost"
+                    f"layer {layer} {target}: all of it is rounded to 0; entries below "
+                    f"{2.0 ** -(fractions[0] + 1):.1g} of A and {2.0 ** -(fractions[1] + 1):.1g} "
+                    "of B are lost"
                 )
             if relative[i] > worst:
                 worst, name = float(relative[i]), f"layer {layer} {target}"

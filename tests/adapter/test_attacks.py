@@ -43,8 +43,10 @@ from adapter.common import (
 )
 from zkjax._compat import x64
 from zkjax.errors import SealError, SessionError, StatementError, VerificationError, ZkjaxError
+from zkjax.models.adapter import lora_delta
 from zkjax.models.config import LlamaConfig
-from zkjax.models.llama import Llama, lora_delta
+from zkjax.models.llama import Llama
+from zkjax.models.numerics import FixedPoint
 from zkjax.program import trace
 from zkjax.proofs.adapter import frames
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
@@ -54,7 +56,7 @@ from zkjax.proofs.adapter.manifest import Manifest
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.record import FILES, Limits, Record, verify_session
 from zkjax.proofs.adapter.session import Session
-from zkjax.proofs.adapter.statement import NUMERICS, make_deltas, one_token_digest
+from zkjax.proofs.adapter.statement import make_deltas, one_token_digest
 from zkjax.proofs.finetune import bind, store_base
 
 NAMED = (VerificationError, SessionError, StatementError)
@@ -74,7 +76,7 @@ def unchecked_prove(
 ) -> bytes:
     """A contributor that proves what it can and does not look whether that is what it said."""
     sealed, context = (weights_of or self).sealed, record.context
-    return zkjax.prove(make_deltas(12), context=context)(sealed, record.xs)[1].body
+    return zkjax.prove(make_deltas("int16"), context=context)(sealed, record.xs)[1].body
 
 
 @contextmanager
@@ -813,7 +815,7 @@ def test_activations_of_the_user_are_not_those_of_the_contributor():
     def prove(record, wanted):
         xs = {g: np.zeros_like(x) for g, x in record.xs.items()}
         context = record.context
-        return zkjax.prove(make_deltas(12), context=context)(owner.sealed, xs)[1].body
+        return zkjax.prove(make_deltas("int16"), context=context)(owner.sealed, xs)[1].body
 
     with (
         mock.patch.object(Contributor, "deltas", zero),
@@ -1558,7 +1560,7 @@ def local_logits(*seeds: int) -> np.ndarray:
                 for seed in seeds:
                     for target in committed(seed)[1].groups().get(group, ()):
                         a, b = (weights(seed)[target][k][int(layer)] / 4096 for k in ("a", "b"))
-                        delta = 2.0 * lora_delta(x, jnp.asarray(a), jnp.asarray(b), NUMERICS)
+                        delta = 2.0 * lora_delta(x, jnp.asarray(a), jnp.asarray(b), FixedPoint())
                         out[target] = out.get(target, 0.0) + delta
                 return out
 
@@ -1566,7 +1568,7 @@ def local_logits(*seeds: int) -> np.ndarray:
 
         layers = np.arange(CONFIG.num_hidden_layers)
         return np.asarray(
-            model.run(jnp.asarray(TOKENS), NUMERICS, deltas_of, layers, scan=False)[0]
+            model.run(jnp.asarray(TOKENS), FixedPoint(), deltas_of, layers, scan=False)[0]
         )
 
 

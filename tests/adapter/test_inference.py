@@ -33,17 +33,21 @@ from zkjax.errors import (
     VerificationError,
     ZkjaxError,
 )
+from zkjax.models.adapter import lora_deltas
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, lora_deltas, mean_loss
+from zkjax.models.decoder import mean_loss
+from zkjax.models.llama import Llama
+from zkjax.models.numerics import FixedPoint
 from zkjax.proof import Commitment
 from zkjax.proofs import adapter
 from zkjax.proofs.adapter import frames, inference
+from zkjax.proofs.adapter.arithmetic import Arithmetic
 from zkjax.proofs.adapter.contributor import Contributor, commit_adapter
 from zkjax.proofs.adapter.contributor_session import ContributorSession
 from zkjax.proofs.adapter.inference import Inference, prove_inference, verify_inference
 from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.peer import Peer
-from zkjax.proofs.adapter.statement import NUMERICS, make_deltas
+from zkjax.proofs.adapter.statement import make_deltas
 from zkjax.proofs.finetune import FineTuning, bind, make_loss
 from zkjax.seal import Sealed
 
@@ -112,7 +116,7 @@ def local_loss(tokens, *adapters) -> int:
                 if int(layer) in layers:
                     i = layers.index(int(layer))
                     mine = jax.tree.map(lambda w, i=i: w[i], decoded(weights))
-                    for t, d in lora_deltas(mine, 2.0**log2_scale, NUMERICS)(group, x).items():
+                    for t, d in lora_deltas(mine, 2.0**log2_scale, FixedPoint())(group, x).items():
                         total[t] = total[t] + d if t in total else d
             return total
 
@@ -120,8 +124,8 @@ def local_loss(tokens, *adapters) -> int:
 
     with x64():
         model, layers = bind(CONFIG, decoded(BASE)), np.arange(CONFIG.num_hidden_layers)
-        logits = model.run(tokens[:, :-1], NUMERICS, deltas_of, layers, scan=False)[0]
-        return int(fixed.encode(mean_loss(logits, tokens[:, 1:], NUMERICS), 16))
+        logits = model.run(tokens[:, :-1], FixedPoint(), deltas_of, layers, scan=False)[0]
+        return int(fixed.encode(mean_loss(logits, tokens[:, 1:], FixedPoint()), 16))
 
 
 def told(c: Contributor):
@@ -617,7 +621,7 @@ def test_the_contributor_proves_something_else(alice, honest):
         bodies = [alice.prove_sealed(peer.record, others, deltas)]
         with zero_claims(alice):
             bodies.append(alice.prove_sealed(peer.record, others, reopened()[1]))
-        public = zkjax.prove(make_deltas(12))(alice.sealed, peer.record.xs)[1].body
+        public = zkjax.prove(make_deltas("int16"))(alice.sealed, peer.record.xs)[1].body
         right = alice.prove_sealed(peer.record, *reopened())
         bodies += [public, honest.parts[0].body, right + b"\0", right[:-1], bytes(1000), b""]
         for body in bodies:
@@ -1032,7 +1036,7 @@ def test_a_base_of_another_configuration(alice):
     small = {**BASE, "embed_tokens": BASE["embed_tokens"][:8]}
     with pytest.raises(SessionError, match="base"):
         adapter.Session(CONFIG, small, {"alice": alice.connect()})
-    with mock.patch("zkjax.proofs.adapter.session.is_stored_base"):
+    with mock.patch.object(Arithmetic, "is_stored"):
         s = adapter.Session(CONFIG, small, {"alice": alice.connect()})
     with mock.patch.object(Peer, "finish_sealed"), careless():
         given = prove_inference(s, zkjax.seal(small, openings=1), TOKENS % 8)

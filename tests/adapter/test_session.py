@@ -12,11 +12,12 @@ from flax import nnx
 import zkjax
 from zkjax._compat import x64
 from zkjax.errors import SealError, SessionError, ValueRangeError
+from zkjax.models.adapter import lora_delta
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, lora_delta
+from zkjax.models.llama import Llama
+from zkjax.models.numerics import FixedPoint
 from zkjax.models.peft import save_adapter
 from zkjax.proofs.adapter import Contributor, Leakage, Session, commit_adapter, loss_of
-from zkjax.proofs.adapter.statement import NUMERICS
 from zkjax.proofs.adapter.store import commit_folder, load_contributor
 from zkjax.proofs.finetune import bind, store_adapter
 
@@ -67,7 +68,7 @@ def local(tokens, *parts) -> np.ndarray:
                 for t, w in stored.items():
                     if w["a"].shape[1] == x.shape[-1] and t in GROUPS[group]:
                         unit = 2.0**-12 if w["a"].dtype == np.int16 else 2.0**-24
-                        y = lora_delta(x, w["a"][i] * unit, w["b"][i] * unit, NUMERICS)
+                        y = lora_delta(x, w["a"][i] * unit, w["b"][i] * unit, FixedPoint())
                         total[t] = total.get(t, 0) + 2.0**log2_scale * y
             return total
 
@@ -75,7 +76,7 @@ def local(tokens, *parts) -> np.ndarray:
 
     with x64():
         model = bind(CONFIG, jax.tree.map(lambda w: w * 2.0**-12, base()))
-        return np.asarray(model.run(tokens, NUMERICS, deltas_of, np.arange(3), scan=False)[0])
+        return np.asarray(model.run(tokens, FixedPoint(), deltas_of, np.arange(3), scan=False)[0])
 
 
 GROUPS = {

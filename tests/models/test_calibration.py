@@ -16,11 +16,12 @@ from zkjax._compat import x64
 from zkjax.errors import CalibrationError, ValueRangeError
 from zkjax.fixed import Format, Scale
 from zkjax.fixed.sites import Seen, Site, choose, observations, observe
+from zkjax.models.adapter import warm_adapter
+from zkjax.models.checkpoint import model_digest
 from zkjax.models.config import LlamaConfig, LoraConfig
 from zkjax.models.data import batches, documentation
-from zkjax.models.llama import warm_adapter
 from zkjax.models.numerics import FixedPoint
-from zkjax.proofs.calibration import Calibration, calibrate, model_digest
+from zkjax.proofs.calibration import Calibration, calibrate
 from zkjax.proofs.comparison import compare
 from zkjax.proofs.demo import demo_inputs, demo_model
 from zkjax.proofs.finetune import FineTuning, make_step, store_rate, store_weight

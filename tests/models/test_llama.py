@@ -9,9 +9,9 @@ import pytest
 
 import zkjax
 from zkjax._compat import x64
+from zkjax.models.adapter import init_adapter
 from zkjax.models.config import LlamaConfig, LoraConfig, RopeScaling
 from zkjax.models.data import batches, documentation
-from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import Float
 from zkjax.models.pretrain import load_demo_base
 from zkjax.models.rotary import inverse_frequencies, rotary_tables

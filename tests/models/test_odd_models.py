@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from zkjax.models.adapter import warm_adapter
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, warm_adapter
+from zkjax.models.llama import Llama
 from zkjax.proofs.calibration import calibrate
 from zkjax.proofs.comparison import compare
 from zkjax.proofs.finetune import FineTuning

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from zkjax._compat import x64
 from zkjax.errors import OptionError
+from zkjax.models.adapter import lora_deltas
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import lora_deltas
 from zkjax.models.numerics import Float
 from zkjax.models.peft import AdapterError, alpha_of, load_adapter, save_adapter, weight_name
 from zkjax.proofs.finetune import bind

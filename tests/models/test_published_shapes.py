@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 import zkjax
+from zkjax.models.adapter import init_adapter
 from zkjax.models.config import TARGETS, LlamaConfig, LoraConfig, RopeScaling
-from zkjax.models.llama import Llama, init_adapter
+from zkjax.models.llama import Llama
 from zkjax.proofs.finetune import FineTuning, make_step
 
 # name: (vocabulary, width, ff, layers, heads, heads of keys, eps, theta, tied)

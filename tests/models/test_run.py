@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from zkjax._compat import x64
+from zkjax.models.adapter import init_adapter, lora_deltas
 from zkjax.models.config import INPUT_GROUPS, TARGETS, LlamaConfig, LoraConfig
-from zkjax.models.llama import Llama, init_adapter, lora_deltas
+from zkjax.models.llama import Llama
 from zkjax.models.numerics import FixedPoint, Float
 from zkjax.proofs.finetune import bind
 

@@ -168,8 +168,9 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
     """An SGD step on the adapter of a one-layer LLaMA: the function and plain arguments."""
     from flax import nnx
 
+    from zkjax.models.adapter import init_adapter
     from zkjax.models.config import LlamaConfig, LoraConfig
-    from zkjax.models.llama import Llama, init_adapter
+    from zkjax.models.llama import Llama
     from zkjax.proofs.finetune import (
         FineTuning,
         make_step,

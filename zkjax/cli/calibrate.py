@@ -70,8 +70,8 @@ def _run(model, data, held_out, out, count, compared, length, lora, room, plot, 
     import jax
     import numpy as np
 
+    from zkjax.models.adapter import warm_adapter
     from zkjax.models.config import LoraConfig
-    from zkjax.models.llama import warm_adapter
     from zkjax.models.text import read_text, sequences, tokenize
     from zkjax.proofs.calibration import calibrate
     from zkjax.proofs.comparison import compare
@@ -84,10 +84,10 @@ def _run(model, data, held_out, out, count, compared, length, lora, room, plot, 
     if model == DEMO:
         (config, parameters), folder, stored = demo_model(), None, {}
     else:
-        from zkjax.models.checkpoint import load_llama
+        from zkjax.models.checkpoint import load_model
 
         folder, stored = Path(model), None
-        config, parameters = load_llama(folder)
+        config, parameters = load_model(folder)
     first = tokenize(read_text(data), folder)
     looked_at = sequences(first, count, length, config.vocab_size)
     rest = tokenize(read_text(held_out), folder) if held_out else first[looked_at.size :]

@@ -140,6 +140,7 @@ def choose(
     known: Mapping[str, Site],
     *,
     narrow: Collection[str] = (),
+    by_step: Collection[str] = (),
     uniform: Callable[[str], bool] = lambda name: False,
     room: float = 0.0,
     precision: Mapping[str, int] = PRECISION,
@@ -153,6 +154,7 @@ def choose(
     Args:
       known: formats of sites at which only zeros were seen, and of ways that were not seen.
       narrow: sites that must have 16 bits, because tables are looked up by their values.
+      by_step: sites that must have 16 bits too, but can have shifts.
       uniform: whether a site can have no shifts.
       room: bits of range to add to ``ROOM``.
     """
@@ -166,11 +168,23 @@ def choose(
             if uniform(name):
                 sizes = sizes.over_steps()
             size = sizes.typical if way == "forward" else sizes.root_mean_square
-            only = name in narrow and way == "forward"
-            form, shifts = _format(sizes.largest, size, ROOM[way] + room, precision[way], only)
+            if name in by_step and way == "forward":
+                form, shifts = _narrow(sizes.largest, ROOM[way] + room)
+            else:
+                only = name in narrow and way == "forward"
+                form, shifts = _format(sizes.largest, size, ROOM[way] + room, precision[way], only)
             site = site._replace(**{way: form, f"{way}_shifts": shifts})
         found[name] = site
     return found
+
+
+def _narrow(largest, room: float):
+    """16 bits, and the shifts that give every step its own range."""
+    largest = np.maximum(largest, largest.max() * 2.0**-20)
+    fractions = 15 - np.ceil(np.log2(largest) + room + STEP_ROOM).astype(int)
+    least = int(fractions.min())
+    shifts = tuple(int(f) - least for f in fractions)
+    return Format(least, 16), shifts if any(shifts) else ()
 
 
 def _format(largest, typical, room: float, precision: int, narrow: bool):
