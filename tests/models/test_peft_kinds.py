@@ -9,13 +9,19 @@ import json
 import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from models.decoders import BASES, GPT2, LLAMA, logits, merged
+from zkjax._compat import x64
+from zkjax.models.adapter import lora_deltas
+from zkjax.models.checkpoint import load_model
 from zkjax.models.config import LoraConfig
+from zkjax.models.numerics import Float
 from zkjax.models.peft import AdapterError, load_adapter, save_adapter
+from zkjax.models.registry import bind
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "adapters.tar.xz"
 TOKENS = np.arange(8) * 5 % 23
@@ -49,7 +55,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bases(home):
-    return {name: load_file(home / f"{name}.safetensors") for name in BASES}
+    return {name: load_file(home / name / "model.safetensors") for name in BASES}
 
 
 def computed(bases, kind: str, adapter) -> np.ndarray:
@@ -113,6 +119,22 @@ def test_refused_with_the_cause(home, kind):
         with pytest.raises(AdapterError) as refusal:
             load_adapter(home / kind)
         assert told["refused"] in str(refusal.value) or kind == "another base model"
+
+
+@pytest.mark.parametrize(
+    "kind", ["seven targets", "uneven targets", "four targets", "uneven GPT-2"]
+)
+def test_the_model_of_this_library_computes_the_same(home, kind):
+    """From the directories of base model and adapter to logits."""
+    config, parameters = load_model(home / KINDS[kind]["base"])
+    assert config == BASES[KINDS[kind]["base"]]
+    weights, layers, scale = load_adapter(home / kind, config)
+    assert layers == tuple(range(config.num_hidden_layers))
+    with x64():
+        model = bind(config, jax.tree.map(lambda w: w.astype(np.float64), parameters))
+        tokens = TOKENS[None].astype(np.int32)
+        got = model.run(tokens, Float(), lambda a: lora_deltas(a, scale, Float()), weights)[0]
+    assert distance(np.asarray(got)[0], np.load(home / kind / "logits.npy")[0]) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["seven targets", "four targets"])
