@@ -31,27 +31,31 @@ def matched(settings: Settings, family: Family, layers: int) -> set[Module]:
     named = _chooser(() if every else targets, "target_modules", budget)
     excluded = _chooser(settings.exclude_modules, "exclude_modules", budget)
     exactly = frozenset() if isinstance(targets, str) else frozenset(targets)
-    kept = _kept_layers(settings, family, budget)
-    found: set[Module] = set()
-    for path in family.outer:
-        if named(path) and not excluded(path):
+    kept = _kept_layers(settings, family)
+
+    def adapts(path: str, layer: int | None) -> bool:
+        # A path that is named as a whole is adapted whatever its layer; others need one.
+        return named(path) and not excluded(path) and (path in exactly or kept(layer))
+
+    blocks = [family.config.block.format(layer) for layer in range(layers)]
+    for path in (*family.outer, *blocks):
+        if adapts(path, None):
             _refuse_outer(path, family)
-    for layer in range(layers):
-        block = family.config.block.format(layer)
-        for path in (block, *(f"{block}.{inner}" for inner in family.inner)):
-            if named(path) and not excluded(path) and kept(layer):
-                _refuse_outer(path, family)
+    found: set[Module] = set()
+    for layer, block in enumerate(blocks):
+        for inner in family.inner:
+            if adapts(f"{block}.{inner}", layer):
+                _refuse_outer(f"{block}.{inner}", family)
         for target in family.config.paths:
             path = family.path(layer, target)
-            if not (every or named(path)) or excluded(path):
+            if not (every and not excluded(path)) and not adapts(path, layer):
                 continue
-            if kept(layer):
-                found.add((layer, target))
-            elif path in exactly:  # PEFT takes it, or not, by how many names there are
+            if not kept(layer):  # PEFT adapts it, or not, by how many names there are
                 raise AdapterError(
                     f"target_modules names {path}, whose layer layers_to_transform leaves out; "
                     "leave out one of them"
                 )
+            found.add((layer, target))
     return found
 
 
@@ -88,14 +92,14 @@ def _ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _kept_layers(settings: Settings, family: Family, budget: Budget) -> Callable[[int], bool]:
-    """Which layers layers_to_transform and layers_pattern leave in."""
+def _kept_layers(settings: Settings, family: Family) -> Callable[[int | None], bool]:
+    """Which layers layers_to_transform and layers_pattern leave in; None is outside the blocks."""
     layers = settings.layers_to_transform
     if layers is None:
         return lambda layer: True
     stack = family.config.block.removesuffix(".{}")
     if settings.layers_pattern and not any(
-        _names_stack(pattern, stack, budget) for pattern in settings.layers_pattern
+        _names_stack(pattern, stack) for pattern in settings.layers_pattern
     ):
         raise AdapterError(
             f"layers_pattern = {short(list(settings.layers_pattern))} is no list of layers of a "
@@ -104,7 +108,7 @@ def _kept_layers(settings: Settings, family: Family, budget: Budget) -> Callable
     return lambda layer: layer in layers
 
 
-def _names_stack(pattern: str, stack: str, budget: Budget) -> bool:
+def _names_stack(pattern: str, stack: str) -> bool:
     """Whether a name is that of the list of layers, from its end."""
     if not WORD.fullmatch(pattern):
         raise AdapterError(
