@@ -125,8 +125,10 @@ def save_adapter(
     family, stacks = _family(lora.targets), _require_stacks(adapter, lora)
     depth = len(next(iter(stacks.values()))[0])
     layers = tuple(int(layer) for layer in (range(depth) if layers is None else layers))
-    if len(layers) != depth or list(layers) != sorted(set(layers)):
-        raise OptionError(f"layers = {list(layers)} are {depth} layers in ascending order")
+    if len(layers) != depth or list(layers) != sorted(set(layers)) or layers[-1] >= MAX_LAYERS:
+        raise OptionError(
+            f"layers = {list(layers)[:20]} are {depth} layers below {MAX_LAYERS}, ascending"
+        )
     modules = [
         (layer, target)
         for i, layer in enumerate(layers)

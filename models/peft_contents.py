@@ -9,7 +9,7 @@ from zkjax.models.config import ModelConfig
 from zkjax.models.patterns import Budget
 from zkjax.models.peft_modules import STEPS, Choices, matched
 from zkjax.models.peft_names import LLAMA, MAX_LAYERS, Family, Module, family_of, place
-from zkjax.models.peft_settings import CONFIG, WEIGHTS, AdapterError, Settings
+from zkjax.models.peft_settings import CONFIG, WEIGHTS, AdapterError, Settings, short
 from zkjax.tensors import Described
 
 # Numbers of the stacked matrices: always so many, and so many times those of the file.
@@ -50,9 +50,10 @@ def read_contents(
     for name, told in found.items():
         family, module, part = place(name)
         if told.dtype not in FLOATS:
+            dtype = told.dtype if told.dtype.isidentifier() else short(told.dtype)
             raise AdapterError(
-                f"{name} is {told.dtype}; weights are one of {', '.join(FLOATS)}: convert them "
-                "before they are saved"
+                f"{name} is {dtype}; weights are one of {', '.join(FLOATS)}; make them "
+                "floating point (model.float()) and save again"
             )
         names.setdefault(module, {})[part] = name
         families[family.name] = family

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from zkjax.errors import OptionError
 from zkjax.models.config import Gpt2Config, LlamaConfig, ModelConfig
 from zkjax.models.peft_settings import AdapterError, short
 
@@ -68,8 +69,12 @@ FAMILIES = (LLAMA, GPT2)
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family of a base model."""
-    return next(f for f in FAMILIES if isinstance(config, f.config))
+    """The family of a base model. OptionError if adapters of its kind are not read."""
+    for family in FAMILIES:
+        if isinstance(config, family.config):
+            return family
+    names = " or a ".join(f.name for f in FAMILIES)
+    raise OptionError(f"base is a {type(config).__name__}; adapters of a {names} are read")
 
 
 def place(name: str) -> tuple[Family, Module, str]:
@@ -85,7 +90,7 @@ def place(name: str) -> tuple[Family, Module, str]:
             if match["path"] == path and name == family.weight(layer, target, match["part"]):
                 return family, (layer, target), match["part"].lower()
     raise AdapterError(
-        f"{short(name)} is not the name of a LoRA weight of a LLaMA's or GPT-2's block"
+        f"{short(name, 120)} is not the name of a LoRA weight of a LLaMA's or GPT-2's block"
         f"{_told_by(name)}"
     )
 
@@ -109,7 +114,10 @@ def _told_by(name: str) -> str:
     if re.match(r"(layers|h)\.[0-9]", inner):
         return ": it is of a model without a head; train the model for causal language modelling"
     if {"embed_tokens", "lm_head", "wte", "wpe"} & set(parts):
-        return ": embeddings and the last layer have to stay those of the base model"
+        return (
+            ": embeddings and the last layer have to stay those of the base model; leave them out "
+            "of target_modules, and save with save_embedding_layers=False"
+        )
     if inner == name and ".lora_" in name:
         return ": PEFT's begin with base_model.model; save with PEFT's save_pretrained"
     return ""

@@ -12,13 +12,13 @@ from zkjax.errors import ZkjaxError
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 MAX_RANK = 1 << 12
-LEAST_ALPHA, MOST_ALPHA = 1e-12, 2.0**31
+LEAST_ALPHA, MOST_ALPHA = 1e-12, 2.0**27
 
 CONVERT = (
     "it belongs to a base model that its training changed; convert it with PEFT: "
     "save_pretrained(folder, path_initial_model_for_weight_conversion=...)"
 )
-RETRAIN = "retrain without it"
+RETRAIN = "it may change what an adapter computes; retrain without it"
 # Settings that change what an adapter computes, with the values that do not. None never does, and
 # no more do settings that are not known here if they are false or empty.
 PLAIN: dict[str, tuple] = {
@@ -28,8 +28,8 @@ PLAIN: dict[str, tuple] = {
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
 }
 CURES = {
-    "peft_type": "LORA is what is read",
-    "task_type": "it is no decoder's; CAUSAL_LM is",
+    "peft_type": "LORA is read; PEFT's save_as_lora converts what adds to weights",
+    "task_type": "its model has an encoder or another head; CAUSAL_LM is read",
     "bias": "it replaces biases of the base model; retrain with bias='none'",
     "lora_bias": "it adds biases; retrain with lora_bias=False",
     "use_dora": "DoRA divides by norms of the weights; retrain with use_dora=False",
@@ -138,10 +138,10 @@ def read_settings(data: bytes) -> Settings:
     return settings
 
 
-def short(value: Any) -> str:
-    """A value of a file in at most 60 characters."""
+def short(value: Any, most: int = 60) -> str:
+    """A value of a file in at most so many characters."""
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _rank(r: Any, what: str) -> int:
 def _alpha(alpha: Any, what: str) -> float:
     fits = type(alpha) in (int, float) and LEAST_ALPHA <= alpha < MOST_ALPHA
     if not fits:  # NaN is in no range
-        raise AdapterError(f"{what} = {short(alpha)} is not a positive number below 2^31")
+        raise AdapterError(f"{what} = {short(alpha)} is not a positive number below 2^27")
     return float(alpha)
 
 

@@ -163,9 +163,10 @@ def test_names_of_weights():
             lambda to: save_adapter(to, {"q_proj": stack() | {"b": stack(3)["b"]}}, R2, "b"),
             "different numbers of layers",
         ),
-        (lambda to: save_adapter(to, {"q_proj": stack()}, R2, "b", layers=[0]), "2 layers in"),
+        (lambda to: save_adapter(to, {"q_proj": stack()}, R2, "b", layers=[0]), "2 layers"),
         (lambda to: save_adapter(to, {"q_proj": stack()}, R2, "b", layers=[1, 0]), "ascending"),
         (lambda to: save_adapter(to, {"q_proj": stack()}, R2, "b", layers=[0, -1]), "layers = "),
+        (lambda to: save_adapter(to, {"q_proj": stack(10_001)}, R2, "b"), "below 10000"),
         (lambda to: save_adapter(to, {"q_proj": stack()}, R2, "b", dtype="F16"), "dtype = 'F16'"),
         (
             lambda to: save_adapter(to, {"q_proj": stack() | {"a": stack()["a"] * 1e300}}, R2, "b"),
