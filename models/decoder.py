@@ -116,13 +116,13 @@ class Decoder(nnx.Module):
     ):
         """Logits; ``scale`` is alpha / r of the adapter."""
         numerics = numerics or Float()
-        return self.run(tokens, numerics, lambda a: lora_deltas(a, scale, numerics), adapter)[0]
+        return self.run(tokens, numerics, lambda a, n: lora_deltas(a, scale, n), adapter)[0]
 
     def run(
         self,
         tokens,
         numerics: Numerics,
-        deltas_of: Callable[[Any], Deltas] = lambda _: no_deltas,
+        deltas_of: Callable[[Any, Numerics], Deltas] = lambda *_: no_deltas,
         layer_inputs: Any = None,
         *,
         scan: bool = True,
@@ -133,7 +133,8 @@ class Decoder(nnx.Module):
 
         Args:
           tokens: (batch, length) integers; with a cache, the ones that follow its positions.
-          deltas_of: from a layer's slice of ``layer_inputs`` to its ``deltas`` function.
+          deltas_of: from a layer's slice of ``layer_inputs``, and the arithmetic in that layer, to
+            its ``deltas`` function.
           layer_inputs: a pytree with a leading layer axis.
           scan: one traced block for all layers; False calls ``deltas`` with concrete arrays.
           record: also return the activations that the linear layers read.
@@ -155,7 +156,8 @@ class Decoder(nnx.Module):
 
         def body(x, layer):
             layer_state, layer_input, layer_cache, scales = layer
-            source, seen = deltas_of(layer_input), {}
+            arithmetic = numerics.at_layer(scales)
+            source, seen = deltas_of(layer_input, arithmetic), {}
 
             def deltas(group: str, x):
                 seen[group] = x
@@ -165,7 +167,7 @@ class Decoder(nnx.Module):
                 k, v = layer_cache
                 layer_cache = Cache(k, v, start)
             block = nnx.merge(graph, layer_state)
-            x, new = block(x, positions, mask, deltas, numerics.at_layer(scales), layer_cache)
+            x, new = block(x, positions, mask, deltas, arithmetic, layer_cache)
             return x, (seen if record else None, new and new[:2])
 
         layers = (state, layer_inputs, cache and (cache.k, cache.v), numerics.layer_scales())

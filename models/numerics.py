@@ -35,6 +35,13 @@ DEFAULT_SITES = MappingProxyType(
             f"{norm}_norm.statistic": Site(Format(12, 24)) for norm in ("attention", "mlp", "final")
         },
         **{f"{norm}_norm.inverse": Site(Format(15, 32)) for norm in ("attention", "mlp", "final")},
+        # Of an optimizer (``optimizers``): |gradient| < 16, its moments with it; |update| < 2.
+        "optimizer.gradient": Site(Format(24, 29)),
+        "optimizer.norm": Site(Format(16, 21)),
+        "optimizer.trace": Site(Format(24, 32)),
+        "optimizer.ratio": Site(Format(14, 22)),
+        "optimizer.direction": Site(Format(22, 32)),
+        "optimizer.update": Site(Format(24, 26)),
     }
 )
 
@@ -105,6 +112,10 @@ class Float:
     def constant(self, value: float):
         """A real number that values are multiplied by."""
         return value
+
+    def quotient(self, n, d, fraction: int, bits: int):
+        """n / d of numbers that are not known when a function is traced, rounded."""
+        return n / d
 
     def rotary(self, values):
         """Values of cos and sin."""
@@ -235,6 +246,9 @@ class FixedPoint:
 
     def constant(self, value: float):
         return fixed.significant(value)
+
+    def quotient(self, n, d, fraction: int, bits: int):
+        return fixed.divide(n, d, fraction, bits)
 
     def rotary(self, values):
         return values

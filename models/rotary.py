@@ -57,7 +57,7 @@ def _yarn(plain: list[float], config: LlamaConfig, s: YarnRope) -> list[float]:
     return [r * f / s.factor + (1 - r) * f for f, r in zip(plain, ramp, strict=True)]
 
 
-def _decimal_cos(x: Decimal) -> Decimal:
+def decimal_cos(x: Decimal) -> Decimal:
     """cos by halving the angle below 2^-10 and a Taylor series, in the current precision."""
     halvings = max(0, int(abs(x)).bit_length() + 10)
     y = x / (1 << halvings)
@@ -103,7 +103,7 @@ def rotary_tables(
             with localcontext() as context:
                 context.prec = 90
                 angle = Decimal(i // half) * Decimal(frequencies[i % half])
-                return Decimal(factor) * _decimal_cos(angle - shift) * 2**fraction
+                return Decimal(factor) * decimal_cos(angle - shift) * 2**fraction
 
         return at
 

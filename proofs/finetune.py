@@ -13,18 +13,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import zkjax
 from zkjax import fixed
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
+from zkjax.models.hyperparameters import RATE_FRACTION, OptimizerConfig, hyperparameters
 from zkjax.models.numerics import FixedPoint, Numerics
-from zkjax.models.optimizers import MASTER, apply_updates, sgd
+from zkjax.models.optimizers import (
+    MASTER,
+    decode_hyperparameters,
+    make_optimizer,
+    scale_by_learning_rate,
+)
 from zkjax.models.registry import bind
 
 WEIGHT_FRACTION = 12
-RATE_FRACTION = 14
 LOSS_FRACTION = 16
+SHARE_BITS = 18  # of the number of predictions over that of the learned ones
 
 
 @dataclass(frozen=True)
@@ -154,58 +161,143 @@ def make_losses(run: FineTuning) -> Callable:
     return losses
 
 
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Tokens (batch, length + 1), and which predictions are learned, (batch, length) bool, or None
+    if all are. A batch is an array of tokens, or a mapping of ``tokens`` and ``learned``.
+    """
+    if isinstance(batch, Mapping):
+        return batch["tokens"], batch["learned"]
+    return batch, None
+
+
+def _total(each, learned):
+    return jnp.sum(each if learned is None else jnp.where(learned, each, 0.0))
+
+
+def _mean(total, learned, size: int, numerics: Numerics):
+    """A sum over the learned predictions of ``size`` divided by their number."""
+    if learned is None:
+        return total * numerics.constant(1.0 / size)
+    return numerics.quotient(total, jnp.sum(learned.astype(total.dtype)), LOSS_FRACTION, 32)
+
+
 def make_loss(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens (batch, length + 1)) -> mean cross-entropy."""
+    """(decoded base, decoded adapter, batch) -> mean cross-entropy of what is learned (see
+    ``split_batch``).
+    """
     losses = make_losses(run)
 
-    def loss(base, adapter, tokens):
+    def loss(base, adapter, batch):
+        tokens, learned = split_batch(batch)
         each = losses(base, adapter, tokens)
-        return jnp.sum(each) * run.numerics.constant(1.0 / each.size)
+        return _mean(_total(each, learned), learned, each.size, run.numerics)
 
     return loss
 
 
 def make_gradient(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens) -> (gradient of the mean loss, mean loss), in the
-    run's arithmetic.
+    """(decoded base, decoded adapter, batch) -> (gradient of the mean loss, mean loss), in the
+    run's arithmetic; a batch is as ``split_batch`` says.
+
+    Where not all predictions are learned, the gradient is divided by the number of all and then
+    multiplied by all / learned, which has 18 bits; that number stays private.
     """
     losses, numerics = make_losses(run), run.numerics
 
-    def gradient(base, adapter, tokens):
-        count = tokens.shape[0] * (tokens.shape[1] - 1)
+    def gradient(base, adapter, batch):
+        tokens, learned = split_batch(batch)
+        size = tokens.shape[0] * (tokens.shape[1] - 1)
 
         def scaled(adapter):
-            total = jnp.sum(losses(base, adapter, tokens))
+            total = _total(losses(base, adapter, tokens), learned)
             return total * run.loss_scale, total
 
         grads, total = jax.grad(scaled, has_aux=True)(adapter)
-        factor = 1.0 / (count * run.loss_scale)
+        factor = 1.0 / (size * run.loss_scale)
         grads = jax.tree.map(lambda g: numerics.scale(g, factor, "gradient"), grads)
-        return grads, total * numerics.constant(1.0 / count)
+        if learned is not None:
+            count, whole = jnp.sum(learned.astype(total.dtype)), size.bit_length()
+            share = numerics.quotient(float(size), count, SHARE_BITS - whole, SHARE_BITS + 1)
+            grads = jax.tree.map(lambda g: numerics.round_value(g * share, "gradient"), grads)
+        return grads, _mean(total, learned, size, numerics)
 
     return gradient
 
 
-def make_step(run: FineTuning) -> Callable:
-    """One step of SGD on the adapter, as a provable function of stored integers.
+def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
+    """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
 
-    The function takes (base, adapter, tokens, learning_rate) as ``store_*`` make them and returns
-    (new adapter, loss with 16 fraction bits as int32).
+    def accumulated(base, adapter, batch):
+        tokens, _ = split_batch(batch)
+        if tokens.shape[0] != micro_batches or tokens.ndim != 3:
+            raise OptionError(
+                f"tokens of shape {tokens.shape}; with gradient_accumulation_steps = "
+                f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
+            )
+        grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
+        share = fixed.significant(1.0 / micro_batches)
+        grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
+        grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
+        return grads, fixed.scale(jnp.sum(losses), share, LOSS_FRACTION)
+
+    return accumulated
+
+
+def require_fixed(run: FineTuning) -> FixedPoint:
+    """The fixed-point arithmetic of a run, or OptionError."""
+    if not isinstance(run.numerics, FixedPoint):
+        raise OptionError("a step is proved in fixed point; this run is in float")
+    return run.numerics
+
+
+def init_state(run: FineTuning, config: OptimizerConfig, adapter: Any) -> Any:
+    """The state of a run's optimizer before its first step, as it is stored: zeros."""
+    return make_optimizer(config, require_fixed(run)).init(adapter)
+
+
+def make_hyperparameters(run: FineTuning, config: OptimizerConfig) -> Callable[[int], dict]:
+    """step, counted from 0 -> its public numbers, as the step function takes them."""
+    fraction = require_fixed(run).site("optimizer.gradient").forward.fraction
+    return lambda step: hyperparameters(config, step, fraction)
+
+
+def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Callable:
+    """One step of an optimizer on the adapter, as a provable function of stored integers.
+
+    The function takes (base, adapter, state, tokens, hyperparameters) as ``store_*``,
+    ``init_state`` and ``make_hyperparameters`` make them and returns (new adapter, new state, loss
+    with 16 fraction bits as int32). Without an optimizer it is plain SGD, which has no state:
+    (base, adapter, tokens, learning_rate as of ``store_rate``) -> (new adapter, loss).
 
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
     gradient = make_gradient(run)
+    if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
+        gradient = make_accumulated(gradient, optimizer.gradient_accumulation_steps)
 
-    def step(base, adapter, tokens, learning_rate):
+    def update(transformation, base, adapter, state, tokens, hyper):
         weights = decode_base(run, base)
         masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
-        rate = fixed.decode(learning_rate, RATE_FRACTION)
         grads, loss = gradient(weights, masters, tokens)
-        optimizer = sgd(rate)
-        updates, _ = optimizer.update(grads, optimizer.init(masters), masters)
-        new = apply_updates(masters, updates)
+        updates, state = transformation.update(grads, state, masters, **hyper)
+        new = optax.apply_updates(masters, updates)
         stored = jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new)
-        return stored, fixed.encode(loss, LOSS_FRACTION)
+        return stored, state, fixed.encode(loss, LOSS_FRACTION)
+
+    def sgd_step(base, adapter, tokens, learning_rate):
+        rate = fixed.decode(learning_rate, RATE_FRACTION)
+        sgd, hyper = scale_by_learning_rate(), {"learning_rate": rate}
+        new, _, loss = update(sgd, base, adapter, sgd.init(adapter), tokens, hyper)
+        return new, loss
+
+    if optimizer is None:
+        return sgd_step
+    numerics = require_fixed(run)
+    transformation = make_optimizer(optimizer, numerics)
+
+    def step(base, adapter, state, tokens, hyper):
+        hyper = decode_hyperparameters(optimizer, numerics, hyper)
+        return update(transformation, base, adapter, state, tokens, hyper)
 
     return step

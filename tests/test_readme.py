@@ -37,7 +37,7 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "document"}
     for number, block in enumerate(blocks(path)):
-        exec(compile(block, f"{path.name} block {number}", "exec"), names)
+        exec(compile(block, f"{path.name} block {number}", "exec", dont_inherit=True), names)
     if path == README:
         result = CliRunner().invoke(app, ["verify", "."])
         assert result.exit_code == 0, result.output

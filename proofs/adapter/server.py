@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import signal
 import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 import websockets
 from websockets.asyncio import server as ws_server
@@ -32,6 +34,7 @@ from zkjax.proofs.adapter.transport import (
     listen,
 )
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of an adapter
 QUERY_THREADS = 16  # most of them wait for the same write of counts
 LARGE = 1 << 16  # bytes of a query that waits for other large ones
 LEFT_SECONDS, MOST_LEFT = 0.25, 8  # a proof waits 0.25 s 2^n if its user left n in a row before
@@ -42,8 +45,25 @@ QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 
 
+class Served(NamedTuple):
+    """An adapter by the name in its address, and who may ask about it."""
+
+    name: str
+    contributor: Contributor
+    users: Users
+
+    @property
+    def told(self) -> str:
+        return f" about {self.name}" if self.name else ""
+
+
+def asked_about(connection: ws_server.ServerConnection) -> Served:
+    """The adapter of an admitted connection."""
+    return connection.served  # type: ignore[attr-defined]
+
+
 class Server:
-    """Sessions with users, one proof at a time. Used by ``serving``.
+    """Sessions with users about several adapters, one proof at a time. Used by ``serving``.
 
     Args:
       keep: a folder for the records of proved sessions.
@@ -51,16 +71,14 @@ class Server:
     """
 
     def __init__(
-        self,
-        contributor: Contributor,
-        users: Users,
-        keep: Path | None,
-        report: Callable[[str], None],
+        self, adapters: Sequence[Served], keep: Path | None, report: Callable[[str], None]
     ):
-        self.contributor, self.users, self.keep, self.report = contributor, users, keep, report
+        self.keep, self.report = keep, report
+        self._adapters = {served.name: served for served in adapters}
+        self._most = max(served.contributor.limits.sessions for served in adapters)
         self.line = Line()
-        self._open = Counter[str]()  # sessions of each user
-        self._left = Counter[str]()  # proofs in a row that each did not wait for
+        self._open = Counter[tuple[str, str]]()  # sessions of each user of an adapter
+        self._left = Counter[tuple[str, str]]()  # proofs in a row that each did not wait for
         self._strangers, self._quiet_until = 0, 0.0
         self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
         self._large = ThreadPoolExecutor(1, "large")
@@ -73,20 +91,32 @@ class Server:
 
     def admit(self, connection: ws_server.ServerConnection, request) -> object:
         """The answer to a stranger; None for a user with a free place."""
+        served = self._addressed(request.path)
+        if served is None:
+            self._count_stranger("unknown adapter")
+            return connection.respond(HTTPStatus.NOT_FOUND, "unknown adapter\n")
         scheme, _, token = "".join(request.headers.get_all("Authorization")).partition(" ")
         try:
-            name = self.users.named(token) if scheme == "Bearer" else None
+            name = served.users.named(token) if scheme == "Bearer" else None
             cause = "unknown token"
         except (OSError, ZkjaxError) as error:
             name, cause = None, str(error)
         if name is None:
             self._count_stranger(cause)
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unknown token\n")
-        if full := self._full(name):
-            self.report(f"refused a connection of {name}: {full}")
+        if full := self._full(served, name):
+            self.report(f"refused a connection of {name}{served.told}: {full}")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
         connection.username = name
+        connection.served = served  # type: ignore[attr-defined]
         return None
+
+    def _addressed(self, path: str) -> Served | None:
+        """The adapter of a path; an only one needs no name."""
+        name = path.partition("?")[0].strip("/")
+        if not name and len(self._adapters) == 1:
+            return next(iter(self._adapters.values()))
+        return self._adapters.get(name)
 
     def _count_stranger(self, cause: str) -> None:
         """Report strangers once a second at most: many of them shall not fill the disk."""
@@ -96,42 +126,44 @@ class Server:
             self.report(f"refused {many}: {cause}")
             self._strangers, self._quiet_until = 0, now + 1.0
 
-    def _full(self, name: str) -> str:
+    def _full(self, served: Served, name: str) -> str:
         """Why this user can have no other session now."""
-        if self._open.total() >= self.contributor.limits.sessions:
+        if self._open.total() >= self._most:
             return "too many sessions"
-        own = self.users.grant(name).sessions
-        return "" if own is None or self._open[name] < own else "too many sessions of this user"
+        own, had = served.users.grant(name).sessions, self._open[served.name, name]
+        return "" if own is None or had < own else "too many sessions of this user"
 
     @contextlib.contextmanager
-    def _place(self, name: str) -> Iterator[bool]:
+    def _place(self, served: Served, name: str) -> Iterator[bool]:
         """A place for a session while the context is open, if there is one."""
-        if self._full(name):
+        if self._full(served, name):
             yield False
             return
-        self._open[name] += 1
+        self._open[served.name, name] += 1
         try:
             yield True
         finally:
-            self._open[name] -= 1
+            self._open[served.name, name] -= 1
 
     async def handle(self, connection: ws_server.ServerConnection) -> None:
         """One connection, from the first frame to the last."""
-        name = str(connection.username)
-        with self._place(name) as free:
+        name, served = str(connection.username), asked_about(connection)
+        with self._place(served, name) as free:
             if not free:
                 await connection.close(websockets.CloseCode.TRY_AGAIN_LATER, "busy")
                 return
             number = secrets.token_hex(8)
-            self.report(f"session {number}: opened by {name}")
-            ended = await self._session(connection, name, number)
+            self.report(f"session {number}: opened by {name}{served.told}")
+            ended = await self._session(connection, served, name, number)
         self.report(f"session {number}: {ended}")
 
-    async def _session(self, connection: ws_server.ServerConnection, name: str, number: str) -> str:
+    async def _session(
+        self, connection: ws_server.ServerConnection, served: Served, name: str, number: str
+    ) -> str:
         """One session, and what is kept of it; how it ended."""
         try:
-            account = Account(self.users, name, self.contributor.leakage)
-            session = self.contributor.session(account)
+            account = Account(served.users, name, served.contributor.leakage)
+            session = served.contributor.session(account)
         except Exception as error:
             return _failed(error)
         try:
@@ -145,7 +177,7 @@ class Server:
         finally:
             session.close()
         try:
-            known = await self._run(self._queries, self._concluded, session, number)
+            known = await self._run(self._queries, self._concluded, served, session, number)
             return f"{ended}; at most {100 * known:.0f} % of a site's adapter may be known"
         except Exception as error:
             return f"{ended}; nothing could be written ({error})"
@@ -156,7 +188,7 @@ class Server:
         self, connection: ws_server.ServerConnection, session: ContributorSession
     ) -> str:
         """Answer frames until the session ends; how it ended."""
-        limits = self.contributor.limits
+        limits = session.contributor.limits
         try:
             async with asyncio.timeout(limits.session_seconds) as whole:
                 while not session.closed:
@@ -189,7 +221,7 @@ class Server:
         """The proof, when its turn has come; nothing for a user that leaves or speaks meanwhile."""
         proof = asyncio.create_task(self._proof_in_turn(connection, session))
         word = asyncio.create_task(connection.recv())
-        name, waited = str(connection.username), False
+        user, waited = (asked_about(connection).name, str(connection.username)), False
         try:
             await asyncio.wait({proof, word}, return_when=asyncio.FIRST_COMPLETED)
             if proof.done():
@@ -198,7 +230,7 @@ class Server:
             data = word.result()  # or ConnectionClosed
             return session.interrupt(data if isinstance(data, bytes) else b"")
         finally:
-            self._left[name] = 0 if waited else min(self._left[name] + 1, MOST_LEFT)
+            self._left[user] = 0 if waited else min(self._left[user] + 1, MOST_LEFT)
             if not proof.done():
                 session.close()
             for task in (proof, word):
@@ -214,8 +246,9 @@ class Server:
     async def _proof_in_turn(
         self, connection: ws_server.ServerConnection, session: ContributorSession
     ) -> bytes | None:
-        limits = self.contributor.limits
-        if (left := self._left[connection.username]) and not self.users.shared:
+        limits, served = session.contributor.limits, asked_about(connection)
+        left = self._left[served.name, str(connection.username)]
+        if left and not served.users.shared:
             await asyncio.sleep(LEFT_SECONDS * 2**left)
 
         async def told(ahead: int) -> None:
@@ -232,11 +265,11 @@ class Server:
                 await asyncio.wait({work})  # it ends with its phase; then it's the next one's turn
                 raise
 
-    def _concluded(self, session: ContributorSession, number: str) -> float:
+    def _concluded(self, served: Served, session: ContributorSession, number: str) -> float:
         """Keep a proved session; the largest share that may be known of a site."""
         if self.keep is not None and session.record.proof is not None:
-            session.record.save(self.keep / number)
-        return self.contributor.leakage.worst()
+            session.record.save(self.keep / served.name / number)
+        return served.contributor.leakage.worst()
 
     def _run(self, pool: ThreadPoolExecutor, call: Callable, *args) -> asyncio.Future:
         return asyncio.get_running_loop().run_in_executor(pool, call, *args)
@@ -248,8 +281,8 @@ def _failed(error: Exception) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    contributor: Contributor,
-    users: str | Users,
+    contributor: Contributor | Mapping[str, Contributor],
+    users: str | Users | Mapping[str, str | Users],
     tls: ssl.SSLContext,
     *,
     host: str = "127.0.0.1",
@@ -260,15 +293,26 @@ async def serving(
     """Serve sessions while the context is open; gives the port.
 
     Args:
-      users: who may connect, or a token that all of them share.
+      contributor: an adapter, or several by the names in their addresses, wss://host:port/name.
+      users: who may connect, or a token that all of them share; for each adapter, or for all.
       keep: a folder for the records of proved sessions.
       report: called with lines for the owner, in a thread of its own; what it raises is ignored.
     """
-    limits = contributor.limits
+    several = contributor if isinstance(contributor, Mapping) else {"": contributor}
+    adapters = []
+    for name, owner in several.items():
+        if name and not NAME.fullmatch(name):
+            raise SessionError("options", f"{name!r} is no name for an address: {NAME.pattern}")
+        known = users[name] if isinstance(users, Mapping) else users
+        adapters.append(
+            Served(name, owner, Users(shared=known) if isinstance(known, str) else known)
+        )
+    if not adapters:
+        raise SessionError("options", "there is no adapter to serve")
+    frame_bytes = max(owner.limits.frame_bytes for owner in several.values())
     listener = listen(host, port)
     log = Log(report)
-    known = users if isinstance(users, Users) else Users(shared=users)
-    server = Server(contributor, known, keep, log)
+    server = Server(adapters, keep, log)
 
     def admit(connection, request):
         answer = server.admit(connection, request)
@@ -283,8 +327,8 @@ async def serving(
             ssl=tls,
             process_request=admit,
             ssl_handshake_timeout=OPEN_SECONDS,
-            max_size=limits.frame_bytes,
-            create_connection=bounded(ws_server.ServerConnection, limits.frame_bytes),
+            max_size=frame_bytes,
+            create_connection=bounded(ws_server.ServerConnection, frame_bytes),
             logger=QUIET,
             **TRANSPORT,
         ):

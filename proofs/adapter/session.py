@@ -169,7 +169,7 @@ class Session:
             )
             return np.asarray(logits), cache
 
-    def _deltas_of(self, layer) -> Callable:
+    def _deltas_of(self, layer, _) -> Callable:
         index = int(layer)
         self.progress(f"layer {index + 1} of {self.config.num_hidden_layers}")
         mine = [p for p in self.peers if index in p.manifest.layers]

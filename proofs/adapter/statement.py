@@ -96,7 +96,7 @@ def make_inference(
                 spread = over_layers(scaled, layers, config.num_hidden_layers)
                 total[target] = total[target] + spread if target in total else spread
 
-        def deltas_of(layer):
+        def deltas_of(layer, _):
             return lambda group, x: {t: layer[t] for t in INPUT_GROUPS[group] if t in layer}
 
         model = bind(config, arithmetic.decode(base))

@@ -90,7 +90,7 @@ def _commit(
     sessions: int | None,
     profile: str,
 ) -> Committed:
-    config, digest = base or (None, None)
+    digest = None if base is None else base[1]
     weights, layers, scale = load_adapter(adapter)
     log2_scale = dyadic_scale(scale)
     if sealed is not None:

@@ -102,7 +102,7 @@ class WebSocketChannel:
 def connect(
     url: str, token: str, *, ca: str | Path | None = None, limits: Limits | None = None
 ) -> WebSocketChannel:
-    """A channel to ``wss://host:port``.
+    """A channel to ``wss://host:port``, or ``wss://host:port/name`` where several are served.
 
     Args:
       token: what the contributor gave to its users.
@@ -176,6 +176,9 @@ def _named_failures():
             raise SessionError("token", "the contributor does not know this token") from None
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise SessionError("busy", BUSY) from None
+        if status == HTTPStatus.NOT_FOUND:
+            detail = "there is no adapter of this name; the address is wss://host:port/name"
+            raise SessionError("url", detail) from None
         raise SessionError("disconnected", f"HTTP status {status}") from None
     except websockets.ConnectionClosed as error:
         if error.sent is not None and error.sent.code == websockets.CloseCode.MESSAGE_TOO_BIG:

@@ -1554,7 +1554,7 @@ def local_logits(*seeds: int) -> np.ndarray:
     with x64():
         model = bind(CONFIG, jax.tree.map(lambda w: np.asarray(w) * 2.0**-12, base()))
 
-        def deltas_of(layer):
+        def deltas_of(layer, _):
             def deltas(group, x):
                 out = {}
                 for seed in seeds:

@@ -109,7 +109,7 @@ def decoded(tree):
 def local_loss(tokens, *adapters) -> int:
     """The loss with (weights, layers, log2_scale) of every adapter at hand, in one process."""
 
-    def deltas_of(layer):
+    def deltas_of(layer, _):
         def deltas(group, x):
             total = {}
             for weights, layers, log2_scale in adapters:

@@ -58,7 +58,7 @@ def adapter(seed: int, targets, layers, r: int, dtype: str = "int16"):
 def local(tokens, *parts) -> np.ndarray:
     """Logits on one machine; parts are (stored adapter, layers, log2_scale)."""
 
-    def deltas_of(layer):
+    def deltas_of(layer, _):
         def deltas(group, x):
             total: dict = {}
             for stored, layers, log2_scale in parts:

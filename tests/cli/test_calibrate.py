@@ -37,7 +37,7 @@ def test_calibrate_writes_formats_and_a_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("nowhere", "sources"), "nowhere/config.json"),
+        (("nowhere", "sources"), "nowhere is no model directory"),
         (("demo", "nothing.txt"), "nothing.txt is missing"),
         (("demo", "short.txt"), "the text has 3 tokens"),
         (("demo", "binary.txt"), "no text in UTF-8"),

@@ -59,7 +59,7 @@ def test_generation_with_a_cache_is_scoring(case):
             logits, _, cache = model.run(
                 TOKENS[:, start : start + n],
                 numerics,
-                lambda a: lora_deltas(a, SCALE, numerics),
+                lambda a, n: lora_deltas(a, SCALE, n),
                 adapter,
                 cache=cache,
             )
@@ -75,7 +75,7 @@ def test_unrolled_layers_and_given_deltas(case):
     model, adapter, numerics = case
     with x64():
         whole, seen, _ = model.run(
-            TOKENS, numerics, lambda a: lora_deltas(a, SCALE, numerics), adapter, record=True
+            TOKENS, numerics, lambda a, n: lora_deltas(a, SCALE, n), adapter, record=True
         )
         assert set(seen) == set(INPUT_GROUPS)
         given = jax.vmap(
@@ -87,7 +87,7 @@ def test_unrolled_layers_and_given_deltas(case):
         )(adapter, seen)
         calls = []
 
-        def handed_in(layer):
+        def handed_in(layer, _):
             def deltas(group, x):
                 calls.append((group, isinstance(x, jax.core.Tracer)))
                 return {t: layer[t] for t in INPUT_GROUPS[group] if t in layer}

@@ -1399,21 +1399,15 @@ FUNCTIONS: dict[str, list[Line]] = {
         ),
         Line(
             "optax.adam(0.125).update(v, optax.adam(0.125).init(v))[0]",
-            "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) "
-            "and zkjax.fixed.round after each product; plain SGD and momentum go through as "
-            "they are",
+            "zkjax.models.optimizers.scale_by_adam is the same in fixed point",
         ),
         Line(
             "optax.adamw(0.125).update(v, optax.adamw(0.125).init(v), v)[0]",
-            "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) "
-            "and zkjax.fixed.round after each product; plain SGD and momentum go through as "
-            "they are",
+            "zkjax.models.optimizers.scale_by_adam is the same in fixed point",
         ),
         Line(
             "optax.rmsprop(0.125).update(v, optax.rmsprop(0.125).init(v))[0]",
-            "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) "
-            "and zkjax.fixed.round after each product; plain SGD and momentum go through as "
-            "they are",
+            "use zkjax.models.optimizers.scale_by_adam, or write the update with zkjax.fixed.sqrt",
         ),
         Line(
             "optax.lion(0.125, b1=0.5, b2=0.5, weight_decay=0.0).update(v, optax.lion(0.125, "
@@ -1424,9 +1418,29 @@ FUNCTIONS: dict[str, list[Line]] = {
         ),
         Line(
             "optax.clip_by_global_norm(1.0).update(v, optax.clip_by_global_norm(1.0).init(v))[0]",
-            "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) "
-            "and zkjax.fixed.round after each product; plain SGD and momentum go through as "
-            "they are",
+            "zkjax.models.optimizers.clip_by_global_norm is the same in fixed point",
+        ),
+        Line(
+            "optax.trace(0.5, nesterov=True).update(v, optax.TraceState(v * 0.5))",
+        ),
+        Line(
+            "optax.ema(0.5, debias=False).update(v, optax.EmaState(x.ravel()[0].astype(jnp.uint8)"
+            ".astype(jnp.int32), v * 0.5))",
+        ),
+        Line(
+            "optax.ema(0.5).update(v, optax.EmaState(x.ravel()[0].astype(jnp.int32), v * 0.5))[0]",
+            "keep the count in a uint16",
+        ),
+        Line(
+            "optax.add_decayed_weights(0.125).update(v, optax.EmptyState(), v * 0.5)[0]",
+        ),
+        Line(
+            "optax.adadelta(0.125).update(v, optax.adadelta(0.125).init(v), v)[0]",
+            "use zkjax.models.optimizers.scale_by_adam, or write the update with zkjax.fixed.sqrt",
+        ),
+        Line(
+            "optax.scale_by_schedule(lambda count: -0.5).update(v, "
+            "optax.ScaleByScheduleState(k[0].astype(jnp.uint8).astype(jnp.int32)))[0]",
         ),
         Line(
             "optax.apply_updates(v, v)",
@@ -1562,6 +1576,11 @@ FUNCTIONS: dict[str, list[Line]] = {
             "fixed.rms_normalize(v, 0.25, (4, 16), (12, 16), (12, 16))",
             real="v * lax.rsqrt(jnp.mean(v * v, axis=-1, keepdims=True) + 0.25)",
             within=2**-8,
+        ),
+        Line(
+            "fixed.sqrt(jnp.abs(v), 4, 12)",
+            real="jnp.sqrt(jnp.abs(v))",
+            within=2.0**-9,
         ),
         Line(
             "fixed.inverse_rms(v, 4, 0.25, (12, 16))",

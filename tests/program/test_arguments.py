@@ -27,6 +27,7 @@ import zkjax
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.models.config import Gpt2Config, LlamaConfig
+from zkjax.models.hyperparameters import OptimizerConfig
 from zkjax.program.tables import Table, step_table
 
 X = np.array([[3, -7], [5, 2]], np.int8)
@@ -35,7 +36,7 @@ HOME = Path(__file__)
 FOLDER = Path(tempfile.mkdtemp())
 
 
-MODULES = ("zkjax", "zkjax.fixed", "zkjax.models.config")
+MODULES = ("zkjax", "zkjax.fixed", "zkjax.models.config", "zkjax.models.hyperparameters")
 
 
 class Odd:
@@ -211,6 +212,7 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "zkjax.fixed.significant": lambda: {"value": 0.1},
     "zkjax.fixed.silu": lambda: {"x": V * 0.0, "fraction": 0},
     "zkjax.fixed.softmax": lambda: {"x": V, "fraction": 4},
+    "zkjax.fixed.sqrt": lambda: {"x": V * V, "fraction": 8},
     "zkjax.fixed.table": lambda: {
         "function": np.cosh, "fraction": 4, "out_fraction": 4, "low": -2.0, "high": 2.0
     },
@@ -218,6 +220,10 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "zkjax.models.config.DynamicRope": lambda: {"max_position_embeddings": 64},
     "zkjax.models.config.Gpt2Config": lambda: {},
     "zkjax.models.config.LinearRope": lambda: {"factor": 2.0},
+    "zkjax.models.hyperparameters.OptimizerConfig": lambda: {},
+    "zkjax.models.hyperparameters.hyperparameters": lambda: {
+        "config": OptimizerConfig("adamw"), "step": 3
+    },
     "zkjax.models.config.LlamaConfig": lambda: {},
     "zkjax.models.config.LlamaConfig.has_bias": lambda: {
         "self": LlamaConfig(), "target": "q_proj"

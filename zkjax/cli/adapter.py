@@ -14,6 +14,10 @@ from zkjax.cli.common import ProfileName, answers
 from zkjax.errors import SealError, SessionError
 from zkjax.files import write_new
 
+BaseFolder = Annotated[
+    Path | None,
+    typer.Option("--base", help="The base model's directory; the demo's if left out."),
+]
 app = typer.Typer(help="Check a LoRA adapter between two parties.", no_args_is_help=True)
 
 
@@ -24,6 +28,7 @@ def commit(
     out: Annotated[Path, typer.Option(help="The folder to write; it holds secrets.")] = Path(
         "committed"
     ),
+    base: BaseFolder = None,
     sealed: Annotated[
         Path | None,
         typer.Option(help="Keep the commitment of a fine-tuning proof: its sealed adapter."),
@@ -41,15 +46,19 @@ def commit(
     if sealed is not None and (sessions is not None or profile is not None):
         raise typer.BadParameter("--sealed keeps the sessions and the profile of its commitment")
     from zkjax._compat import enable_kernel_cache
+    from zkjax.cli.base import describe_base
     from zkjax.proofs.adapter.store import commit_folder
 
     enable_kernel_cache()
     start = time.perf_counter()
     with show.Phases() as phases:
+        phases("read the base model")
+        described = describe_base(base)
         phases("commit and prove the range of the weights")
         done = commit_folder(
             folder,
             out,
+            base=described,
             sealed=sealed,
             sessions=sessions,
             profile=(profile or ProfileName.S100).value,
@@ -58,6 +67,7 @@ def commit(
     show.line("committed", "bold green")
     show.line(f"  manifest    {manifest.digest.hex()}")
     show.line(f"  commitment  {manifest.commitment}")
+    show.line(f"  base model  {manifest.base}")
     show.line(f"  adapter     {', '.join(manifest.targets)} of {len(manifest.layers)} layers")
     show.line(f"  size        {manifest.modules} modules, {manifest.parameters:,} parameters")
     show.line(f"  rounding    changes B A by {100 * done.rounding:.2g} % at most ({done.module})")
@@ -71,7 +81,13 @@ def commit(
 @app.command()
 @answers("adapter")
 def serve(
-    folder: Annotated[Path, typer.Argument(help="What commit wrote.", show_default=False)],
+    folder: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What commit wrote; several are told apart by their names, wss://host:port/name.",
+            show_default=False,
+        ),
+    ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
     certificate: Annotated[
@@ -118,9 +134,15 @@ def serve(
         raise typer.BadParameter("--certificate and --key belong together")
     if not (math.isfinite(max_rank_fraction) and math.isfinite(idle_seconds)):
         raise typer.BadParameter("--max-rank-fraction and --idle-seconds are finite numbers")
-    listed = folder / accounts.USERS
-    if token_file is not None and listed.exists():
-        raise typer.BadParameter(f"{listed} has users, each with a token; leave --token-file out")
+    folders = {path.resolve().name: path for path in folder}
+    if len(folders) != len(folder):
+        raise typer.BadParameter("folders that are served together have different names")
+    for path in folder:
+        listed = path / accounts.USERS
+        if token_file is not None and listed.exists():
+            raise typer.BadParameter(
+                f"{listed} has users, each with a token; leave --token-file out"
+            )
     enable_kernel_cache()
     limits = Limits(
         frame_bytes=frame_mib << 20,
@@ -132,42 +154,53 @@ def serve(
         _ = credentials.server_context(certificate, key)
     if token_file is not None and token_file.exists():
         credentials.read_token(token_file)
-    contributor = load_contributor(folder, limits=limits, max_fraction=max_rank_fraction)
-    if contributor.sealed.remaining < 1:
-        raise SealError(
-            "this commitment has served its sessions; commit again, into another folder (users "
-            "will see a new manifest)"
-        )
+    contributors = {
+        name: load_contributor(path, limits=limits, max_fraction=max_rank_fraction)
+        for name, path in folders.items()
+    }
+    for name, contributor in contributors.items():
+        if contributor.sealed.remaining < 1:
+            raise SealError(
+                f"the commitment of {folders[name]} has served its sessions; commit again, into "
+                "another folder (users will see a new manifest)"
+            )
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True, mode=0o700)
     if certificate is None or key is None:
-        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        home = folder[0]
+        certificate, key = home / "certificate.pem", home / "key.pem"
         hosts = dict.fromkeys(("localhost", "127.0.0.1", host, *(name or ())))
         if not certificate.exists():
-            credentials.make_certificate(folder, tuple(hosts))
+            credentials.make_certificate(home, tuple(hosts))
         elif missing := set(hosts) - credentials.certificate_hosts(certificate):
             raise SessionError(
                 "certificate",
                 f"{certificate} is not for {', '.join(sorted(missing))}; delete it to have another "
                 "made, and give that to your users",
             )
-    if listed.exists():
-        users, known = accounts.Users(listed), f"users        {listed}  (zkjax adapter users)"
-    else:
-        token_file = token_file or folder / "token"
-        users = accounts.Users(shared=credentials.make_token(token_file))
-        known = f"token        {token_file}  (give it to your users, in secret)"
+    users, known = {}, {}
+    for name, path in folders.items():
+        listed, token = path / accounts.USERS, token_file or path / "token"
+        if listed.exists():
+            users[name] = accounts.Users(listed)
+            known[name] = f"users        {listed}  (zkjax adapter users)"
+        else:
+            users[name] = accounts.Users(shared=credentials.make_token(token))
+            known[name] = f"token        {token}  (give it to your users, in secret)"
     log = service.Log(show.line)
 
     def ready(bound: int) -> None:
         log(f"listening on wss://{host}:{bound}")
-        log(f"  manifest     {contributor.manifest.digest.hex()}")
         log(f"  certificate  {certificate}  (give it to your users)")
-        log(f"  {known}")
-        log(f"  sessions     {contributor.sealed.remaining} left for this commitment")
+        for name, contributor in contributors.items():
+            if len(contributors) > 1:
+                log(f"wss://{host}:{bound}/{name}")
+            log(f"  manifest     {contributor.manifest.digest.hex()}")
+            log(f"  {known[name]}")
+            log(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
     tls = credentials.server_context(certificate, key)
-    served = server.serving(contributor, users, tls, host=host, port=port, keep=keep, report=log)
+    served = server.serving(contributors, users, tls, host=host, port=port, keep=keep, report=log)
     server.serve(served, ready)
     log.close()
     show.close()
@@ -251,6 +284,13 @@ def check(
     manifest: Annotated[
         list[str] | None, typer.Option(help="Digest (hex) of the manifest that you expect.")
     ] = None,
+    base: BaseFolder = None,
+    formats: Annotated[
+        Path | None,
+        typer.Option(
+            help="From zkjax calibrate --between-parties; chosen from the text if left out."
+        ),
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Text to score; by default Python's documentation.")
     ] = None,
@@ -266,21 +306,26 @@ def check(
         ProfileName, typer.Option(help="Security demanded: at least 100 or 128 bits.")
     ] = ProfileName.S100,
 ) -> None:
-    """Run the demo's base model with a served adapter, and check that the adapter was used."""
+    """Run a base model with a served adapter, and check that the adapter was used."""
     if seal and out is None:
         raise typer.BadParameter("--seal needs --out")
     if seal and prompt is not None:
         raise typer.BadParameter("--seal scores a text; leave --prompt out")
     from zkjax._compat import enable_kernel_cache
     from zkjax.cli import adapter_check as run
+    from zkjax.cli.base import load_base
 
     enable_kernel_cache()
     servers = run.servers(url, token_file, ca or [], manifest or [])
     with show.Phases() as phases:
-        report = run.check_demo(
+        phases("read the base model")
+        model = load_base(base)
+        report = run.check_adapters(
+            model,
             servers,
-            run.sequences_of(text, sequences, length),
-            prompt=None if prompt is None else prompt.encode(),
+            model.tokens(text, sequences, length),
+            formats=formats,
+            prompt=prompt,
             steps=tokens,
             out=out,
             seal=seal,
@@ -294,6 +339,10 @@ def check(
 @answers("adapter")
 def verify(
     session: Annotated[Path, typer.Argument(help="What check --out kept.", show_default=False)],
+    base: BaseFolder = None,
+    formats: Annotated[
+        Path | None, typer.Option(help="Of a sealed inference; those kept with it if left out.")
+    ] = None,
     manifest: Annotated[
         list[str] | None,
         typer.Option(help="Digest (hex) of the manifest you expect, one an adapter."),
@@ -305,7 +354,8 @@ def verify(
         ProfileName, typer.Option(help="Security demanded: at least 100 or 128 bits.")
     ] = ProfileName.S100,
 ) -> None:
-    """Check a kept session, or a sealed inference of the demo's base model, again."""
+    """Check a kept session, or a sealed inference, again."""
     from zkjax.cli import adapter_check as run
 
-    show.adapter_verified(run.verify_kept(session, profile.value, manifest or [], prompt))
+    kept = run.verify_kept(session, base, formats, profile.value, manifest or [], prompt)
+    show.adapter_verified(kept)

@@ -19,7 +19,7 @@ DEMO = "demo"
 def calibrate(
     model: Annotated[
         str,
-        typer.Argument(help='A LLaMA directory of Hugging Face, or "demo".', show_default=False),
+        typer.Argument(help='A model directory of Hugging Face, or "demo".', show_default=False),
     ],
     data: Annotated[
         str,
@@ -44,6 +44,9 @@ def calibrate(
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
     alpha: Annotated[float, typer.Option(help="LoRA's alpha.")] = 16.0,
     room: Annotated[float, typer.Option(min=0, help="Bits of range beyond what is usual.")] = 0.0,
+    between_parties: Annotated[
+        bool, typer.Option("--between-parties", help="For zkjax adapter check; no adapter is used.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="A picture of the comparison to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,13 +63,15 @@ def calibrate(
         course = Course({"load": 3.0, "calibrate": 40.0, "compare": 40.0}, phases)
         found = _run(
             model, data, held_out, out, sequences, compared, length,
-            (targets, rank, alpha), room, plot, course,
+            (targets, rank, alpha), room, between_parties, plot, course,
         )  # fmt: skip
         course.stop()
     show.as_json(found) if as_json else _print(found)
 
 
-def _run(model, data, held_out, out, count, compared, length, lora, room, plot, course):
+def _run(
+    model, data, held_out, out, count, compared, length, lora, room, between_parties, plot, course
+):
     import jax
     import numpy as np
 
@@ -93,16 +98,19 @@ def _run(model, data, held_out, out, count, compared, length, lora, room, plot, 
     rest = tokenize(read_text(held_out), folder) if held_out else first[looked_at.size :]
     unseen = sequences(rest, compared, length, config.vocab_size)
     run = FineTuning(model=config, lora=settings)
-    adapter = jax.tree.map(np.asarray, warm_adapter(config, settings, jax.random.key(0)))
+    adapter = None
+    if not between_parties:
+        adapter = jax.tree.map(np.asarray, warm_adapter(config, settings, jax.random.key(0)))
     course.start("calibrate")
     result = calibrate(
         run, parameters, adapter, looked_at, room=room, stored=stored,
+        between_parties=between_parties,
         progress=lambda done: course.part(done, count, "sequences"),
     )  # fmt: skip
     result.save(out)
     course.start("compare")
     comparison = compare(
-        result.apply(run), parameters, adapter, unseen,
+        result.apply(run), parameters, adapter, unseen, gradients=0 if between_parties else 1,
         progress=lambda done: course.part(done, compared, "sequences"),
     )  # fmt: skip
     if plot is not None:

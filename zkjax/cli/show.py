@@ -200,7 +200,8 @@ def demo_report(facts: dict[str, Any]) -> None:
 def adapter_checked(report) -> None:
     """What ``zkjax adapter check`` found (a ``proofs.adapter.check.Report``)."""
     line("accepted", "bold green")
-    line(f"  loss without the adapter  {report.base_loss:.6f}")
+    drift = f"(float32: {report.float_loss:.6f})"
+    line(f"  loss without the adapter  {report.base_loss:.6f}  {drift}")
     line(f"  loss with the adapter     {report.loss:.6f}")
     for name, record in report.records.items():
         line(f"  {name}")
@@ -208,7 +209,7 @@ def adapter_checked(report) -> None:
     grid("Phases", ("", "time"), [(k, f"{v:.2f} s") for k, v in report.seconds.items()], (1,))
     if report.text is not None:
         line("")
-        line(f"text: {report.text.decode(errors='replace')!r}")
+        line(f"text: {report.text!r}")
     if report.prompt is not None:
         _prompt(report.prompt)
         line("")
@@ -237,6 +238,6 @@ def adapter_verified(kept) -> None:
         _prompt(kept.tokens)
         for part in kept.parts:
             line(f"  adapter     manifest {part.manifest.digest.hex()}")
-        line("Proved: the demo's base model with these adapters has this loss on the prompt.")
+        line("Proved: the base model with these adapters has this loss on the prompt.")
     else:
         _adapter(kept)

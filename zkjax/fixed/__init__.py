@@ -21,6 +21,7 @@ from zkjax.fixed.functions import (
     silu,
 )
 from zkjax.fixed.norm import inverse_rms, rms_normalize
+from zkjax.fixed.roots import sqrt
 from zkjax.fixed.rounding import (
     Format,
     Scale,
@@ -70,6 +71,7 @@ __all__ = [
     "significant",
     "silu",
     "softmax",
+    "sqrt",
     "table",
     "tanh",
 ]

@@ -61,7 +61,18 @@ OPERATORS = {
     "ge": ">=",
 }
 INLINED = {"logistic": "jax.nn.sigmoid"}
-AROUND = {"apply", "chain", "init", "named_chain", "ufunc", "with_extra_args_support", "Module"}
+AROUND = {
+    "Module",
+    "apply",
+    "chain",
+    "flatten",
+    "init",
+    "masked",
+    "named_chain",
+    "partition",
+    "ufunc",
+    "with_extra_args_support",
+}
 
 
 @cache

@@ -74,16 +74,55 @@ hint(
     "jnp.sin",
 )
 hint(
-    "write the update with zkjax.fixed.rsqrt(second_moment + epsilon, fraction=...) and "
-    "zkjax.fixed.round after each product; plain SGD and momentum go through as they are",
+    "zkjax.models.optimizers.scale_by_adam is the same in fixed point, and make_optimizer there "
+    "makes the chain of adamw (docs/optimizers.md)",
     "optax.scale_by_adam",
+)
+hint(
+    "zkjax.models.optimizers.clip_by_global_norm is the same in fixed point; optax.clip, by a "
+    "power of two, goes through as it is",
+    "optax.clip_by_global_norm",
+    "optax.clip_by_block_rms",
+    "optax.adaptive_grad_clip",
+    "optax.unitwise_clip",
+    "optax.normalize_by_update_norm",
+)
+hint(
+    "use zkjax.models.optimizers.scale_by_adam, or write the update with zkjax.fixed.sqrt, "
+    "zkjax.fixed.divide and zkjax.fixed.round after each product; SGD, momentum, sign_sgd and lion "
+    "of optax go through as they are, with binary factors (docs/optimizers.md)",
     "optax.scale_by_rms",
+    "optax.scale_by_stddev",
     "optax.scale_by_adagrad",
     "optax.scale_by_rss",
+    "optax.scale_by_adamax",
     "optax.scale_by_amsgrad",
+    "optax.scale_by_adadelta",
+    "optax.scale_by_adan",
+    "optax.scale_by_belief",
+    "optax.scale_by_factored_rms",
     "optax.scale_by_lamb",
+    "optax.scale_by_novograd",
+    "optax.scale_by_param_block_norm",
+    "optax.scale_by_param_block_rms",
+    "optax.scale_by_radam",
+    "optax.scale_by_rprop",
+    "optax.scale_by_sm3",
     "optax.scale_by_trust_ratio",
-    "optax.clip_by_global_norm",
+    "optax.scale_by_yogi",
+    "optax.scale_by_distance_over_gradients",
+)
+hint(
+    "keep the count in a uint16 and hand state.count.astype(jnp.int32) in; what depends on it, a "
+    "rate or a correction, is computed outside and passed in as a public array "
+    "(zkjax.models.hyperparameters)",
+    "optax.scale_by_schedule",
+    "optax.ema",
+    "optax.scale_by_lion",
+    "optax.apply_every",
+    "optax.apply_if_finite",
+    "optax.conditionally_mask",
+    "optax.inject_hyperparams",
 )
 hint(
     "use zkjax.fixed.round(x, 0), which rounds ties up",
