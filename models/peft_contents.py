@@ -59,9 +59,13 @@ def read_contents(
         families[family.name] = family
     if not names:
         raise AdapterError(f"{WEIGHTS} holds no LoRA weights")
-    families |= {family_of(base).name: family_of(base)} if base else {}
     if len(families) > 1:
-        raise AdapterError(f"weights of a {' and of a '.join(families)}: base and file differ")
+        raise AdapterError(f"{WEIGHTS} holds weights of a {' and of a '.join(families)}")
+    if base and family is not family_of(base):
+        raise AdapterError(
+            f"{WEIGHTS} holds weights of a {family.name}, the base model is a "
+            f"{family_of(base).name}; load it with its own"
+        )
     if settings.fan_in_fan_out and family is LLAMA:
         raise AdapterError(
             "fan_in_fan_out = True is not plain LoRA of a LLaMA, whose layers are no Conv1D; "

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from models.decoders import GPT2, LLAMA
 from models.test_peft_kinds import TAKEN, home  # noqa: F401
-from zkjax.models.peft import AdapterError, load_adapter
+from zkjax.models.peft import AdapterError, load_adapter, weight_name
 from zkjax.models.peft_contents import FREE_NUMBERS, MAX_PADDING
 from zkjax.models.peft_names import FAMILIES
 
@@ -164,6 +164,11 @@ HOSTILE: dict[str, tuple[Callable[[], dict | bytes], dict | bytes, str]] = {
         lambda: ONE,
         PLAIN | {"alpha_pattern": {"((.?){40}){40}": 1}},
         "alpha_pattern has the expression",
+    ),
+    "two kinds of models": (
+        lambda: ONE | {weight_name(0, "c_attn", "A"): np.ones((1, 2), "f4")},
+        PLAIN,
+        "weights of a LLaMA and of a GPT-2|weights of a GPT-2 and of a LLaMA",
     ),
     "a layer far out": (lambda: adapter([(9999, "q_proj")]), PLAIN, "layers.0.self_attn.q_proj is"),
     "layers farther out": (lambda: ONE, PLAIN | {"layers_to_transform": [1 << 60]}, "not name it"),
