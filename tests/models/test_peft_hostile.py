@@ -234,3 +234,28 @@ def test_names_are_canonical(base):
         suffix = "." + family.suffix(target)
         found = [t for t in base.targets if base.module_path(1, t).endswith(suffix)]
         assert found == [target]
+
+
+def test_a_missing_layer_may_be_none_of_the_base_model(tmp_path):
+    """Without the base model only layers beyond the file's last one can be none."""
+
+    def refusal(layers, base=None):
+        told = PLAIN | {"layers_to_transform": layers}
+        folder = written(tmp_path / "a", adapter([(0, "q_proj"), (2, "q_proj")], width=16), told)
+        with pytest.raises(AdapterError) as error:
+            load_adapter(folder, base)
+        return str(error.value)
+
+    beyond, within = refusal([0, 2, 5]), refusal([0, 1, 2, 5])
+    assert "layers.5.self_attn.q_proj is missing" in beyond and "load with base=" in beyond
+    assert "layers.1.self_attn.q_proj is missing" in within and "base=" not in within
+    assert "layers.1.self_attn.q_proj is missing" in refusal([0, 1, 2], LLAMA)
+    assert "name it: the file" in within and "target_modules, layers_to_transform of" in within
+
+
+def test_a_shape_is_held_against_the_base_model_or_the_other_layers(tmp_path):
+    tensors = adapter([(0, "q_proj"), (1, "q_proj")], width=16) | adapter([(2, "q_proj")], width=8)
+    folder = written(tmp_path / "a", tensors, PLAIN)
+    for base, words in ((None, "8 outputs .* 16 and 16 in another layer"), (LLAMA, "in this base")):
+        with pytest.raises(AdapterError, match=words):
+            load_adapter(folder, base)
