@@ -61,9 +61,9 @@ class Settings(Checked):
     targets: Sequence[str] = ("q_proj", "v_proj")
     rank: Size = 8
     alpha: Positive = 16.0
-    optimizer: str = "adamw"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = 1e-3
-    schedule: str = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     momentum: float = 0.0
     nesterov: bool = False
