@@ -54,7 +54,7 @@ def check_run(settings: Settings) -> Check:
 
 def train(
     settings: Settings | None,
-    out: Path,
+    out: str | Path,
     *,
     proof: bool = True,
     progress: Progress | None = None,
@@ -69,7 +69,7 @@ def train(
     Returns:
       what ``report`` gave, with "steps", "losses", "proved" and the seconds of all stages.
     """
-    folder = RunFolder(out) if settings is None else RunFolder.create(out, settings)
+    folder = RunFolder(Path(out)) if settings is None else RunFolder.create(Path(out), settings)
     try:
         return _train(folder, proof and not (folder.private / "plain").exists(), progress, report)
     finally:

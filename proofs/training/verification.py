@@ -59,7 +59,7 @@ def is_run(folder: Path) -> bool:
 
 
 def verify_run(
-    folder: Path,
+    folder: str | Path,
     base: str | None = None,
     *,
     least: str = "s100",
@@ -77,6 +77,7 @@ def verify_run(
       VerificationError: names the step and the check that fails.
       StatementError, CheckpointError: a file cannot be used.
     """
+    folder = Path(folder)
     facts = Facts.decode(read_capped(folder / "run.json", MOST_SETTINGS), str(folder / "run.json"))
     if run_digest is not None and run_digest != facts.digest:
         raise VerificationError("run", f"it is the run {facts.digest.hex()}")
