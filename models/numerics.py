@@ -114,6 +114,10 @@ class Float:
         """A real number that values are multiplied by."""
         return value
 
+    def quotient(self, n, d, fraction: int, bits: int):
+        """n / d of numbers that are not known when a function is traced, rounded."""
+        return n / d
+
     def rotary(self, values):
         """Values of cos and sin."""
         return values
@@ -243,6 +247,9 @@ class FixedPoint:
 
     def constant(self, value: float):
         return fixed.significant(value)
+
+    def quotient(self, n, d, fraction: int, bits: int):
+        return fixed.divide(n, d, fraction, bits)
 
     def rotary(self, values):
         return values

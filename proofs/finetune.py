@@ -34,10 +34,12 @@ from zkjax.models.optimizers import (
     make_optimizer,
     scale_by_learning_rate,
 )
-from zkjax.models.registry import bind
+from zkjax.models.registry import bind, parameter_shapes
+from zkjax.proof import Commitment
 
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
+SHARE_BITS = 18  # of the number of predictions over that of the learned ones
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,24 @@ def store_weight(values: Any, fraction: int) -> Any:
     fine = ((whole + half) & (2 * half - 1)) - half
     coarse = fixed.quantize((whole - fine) >> FINE_BITS, 0, "int16")
     return {"coarse": coarse, "fine": fine.astype(np.int8)}
+
+
+def stored_like(config: ModelConfig, commitment: Commitment) -> Any | None:
+    """The pytree of shapes that a commitment to a stored base model has; None if it has not the
+    shapes of this model. A weight in two parts is an int8 behind an int16.
+    """
+    wanted, form = jax.tree.flatten(parameter_shapes(config))
+    found = list(zip(commitment.shapes, commitment.dtypes, strict=True))[::-1]
+    leaves: list[Any] = []
+    for e in wanted:
+        if not found or found.pop() != (e.shape, "int16"):
+            return None
+        leaf: Any = jax.ShapeDtypeStruct(e.shape, np.int16)
+        if found and found[-1] == (e.shape, "int8"):
+            found.pop()
+            leaf = {"coarse": leaf, "fine": jax.ShapeDtypeStruct(e.shape, np.int8)}
+        leaves.append(leaf)
+    return None if found else jax.tree.unflatten(form, leaves)
 
 
 def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = None) -> Any:
@@ -178,34 +198,65 @@ def make_losses(run: FineTuning) -> Callable:
     return losses
 
 
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Tokens (batch, length + 1), and which predictions are learned, (batch, length) bool, or None
+    if all are. A batch is an array of tokens, or a mapping of ``tokens`` and ``learned``.
+    """
+    if isinstance(batch, Mapping):
+        return batch["tokens"], batch["learned"]
+    return batch, None
+
+
+def _total(each, learned):
+    return jnp.sum(each if learned is None else jnp.where(learned, each, 0.0))
+
+
+def _mean(total, learned, size: int, numerics: Numerics):
+    """A sum over the learned predictions of ``size`` divided by their number."""
+    if learned is None:
+        return total * numerics.constant(1.0 / size)
+    return numerics.quotient(total, jnp.sum(learned.astype(total.dtype)), LOSS_FRACTION, 32)
+
+
 def make_loss(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens (batch, length + 1)) -> mean cross-entropy."""
+    """(decoded base, decoded adapter, batch) -> mean cross-entropy of what is learned (see
+    ``split_batch``).
+    """
     losses = make_losses(run)
 
-    def loss(base, adapter, tokens):
+    def loss(base, adapter, batch):
+        tokens, learned = split_batch(batch)
         each = losses(base, adapter, tokens)
-        return jnp.sum(each) * run.numerics.constant(1.0 / each.size)
+        return _mean(_total(each, learned), learned, each.size, run.numerics)
 
     return loss
 
 
 def make_gradient(run: FineTuning) -> Callable:
-    """(decoded base, decoded adapter, tokens) -> (gradient of the mean loss, mean loss), in the
-    run's arithmetic.
+    """(decoded base, decoded adapter, batch) -> (gradient of the mean loss, mean loss), in the
+    run's arithmetic; a batch is as ``split_batch`` says.
+
+    Where not all predictions are learned, the gradient is divided by the number of all and then
+    multiplied by all / learned, which has 18 bits; that number stays private.
     """
     losses, numerics = make_losses(run), run.numerics
 
-    def gradient(base, adapter, tokens):
-        count = tokens.shape[0] * (tokens.shape[1] - 1)
+    def gradient(base, adapter, batch):
+        tokens, learned = split_batch(batch)
+        size = tokens.shape[0] * (tokens.shape[1] - 1)
 
         def scaled(adapter):
-            total = jnp.sum(losses(base, adapter, tokens))
+            total = _total(losses(base, adapter, tokens), learned)
             return total * run.loss_scale, total
 
         grads, total = jax.grad(scaled, has_aux=True)(adapter)
-        factor = 1.0 / (count * run.loss_scale)
+        factor = 1.0 / (size * run.loss_scale)
         grads = jax.tree.map(lambda g: numerics.scale(g, factor, "gradient"), grads)
-        return grads, total * numerics.constant(1.0 / count)
+        if learned is not None:
+            count, whole = jnp.sum(learned.astype(total.dtype)), size.bit_length()
+            share = numerics.quotient(float(size), count, SHARE_BITS - whole, SHARE_BITS + 1)
+            grads = jax.tree.map(lambda g: numerics.round_value(g * share, "gradient"), grads)
+        return grads, _mean(total, learned, size, numerics)
 
     return gradient
 
@@ -214,13 +265,14 @@ def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
     """``make_gradient`` of tokens (micro_batches, batch, length + 1): the means over all."""
     gradient, numerics, share = make_gradient(run), run.numerics, 1.0 / micro_batches
 
-    def accumulated(base, adapter, tokens):
+    def accumulated(base, adapter, batch):
+        tokens, _ = split_batch(batch)
         if tokens.shape[0] != micro_batches or tokens.ndim != 3:
             raise OptionError(
                 f"tokens of shape {tokens.shape}; with gradient_accumulation_steps = "
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
-        grads, losses = jax.lax.map(lambda t: gradient(base, adapter, t), tokens)
+        grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
         grads = jax.tree.map(lambda g: numerics.scale(g, share, "gradient"), grads)
         return grads, jnp.sum(losses) * numerics.constant(share)
