@@ -32,6 +32,7 @@ from zkjax.models.config import TARGETS, LoraConfig
 from zkjax.models.data import batches
 from zkjax.models.hyperparameters import OptimizerConfig
 from zkjax.models.numerics import Float
+from zkjax.models.optimizers import float_optimizer
 from zkjax.proofs.demo import BATCH, HELD_OUT, LENGTH, demo_inputs, split_text
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
@@ -67,21 +68,6 @@ def configurations(steps: int) -> dict[str, OptimizerConfig]:
         "momentum": OptimizerConfig("sgd", 0.02, momentum=0.9, nesterov=True, **cosine),
         "adamw": OptimizerConfig("adamw", 2e-3, weight_decay=0.01, max_grad_norm=1.0, **cosine),
     }
-
-
-def twin(config: OptimizerConfig) -> optax.GradientTransformation:
-    """What optax has under the same name, with its own schedules and in floating point."""
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0, rate, config.warmup_steps, config.total_steps)
-    clip = config.max_grad_norm
-    chain = [] if clip is None else [optax.clip_by_global_norm(clip)]
-    if config.name == "adamw":
-        decay = config.weight_decay
-        return optax.chain(
-            *chain, optax.adamw(rate, config.b1, config.b2, config.eps, 0, None, decay)
-        )
-    return optax.chain(*chain, optax.sgd(rate, config.momentum or None, config.nesterov))
 
 
 def problem() -> tuple[FineTuning, Any, Any]:
@@ -131,7 +117,7 @@ def float_losses(run: FineTuning, base, adapter, config: OptimizerConfig, tokens
     weights = jax.tree_util.tree_map_with_path(
         lambda path, x: x * 2.0 ** -run.fraction_of(path), base
     )
-    optimizer = twin(config)
+    optimizer = float_optimizer(config)
     with x64():
         gradient, loss_of = make_gradient(floats), jax.jit(make_loss(floats))
 
