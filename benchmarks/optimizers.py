@@ -26,10 +26,10 @@ import zkjax
 from zkjax import fixed
 from zkjax._compat import enable_kernel_cache, x64
 from zkjax.fixed import Format
+from zkjax.models.adapter import init_adapter
 from zkjax.models.config import TARGETS, LoraConfig
 from zkjax.models.data import batches
 from zkjax.models.hyperparameters import OptimizerConfig
-from zkjax.models.llama import init_adapter
 from zkjax.models.numerics import Float
 from zkjax.proofs.demo import BATCH, HELD_OUT, LENGTH, demo_inputs, split_text
 from zkjax.proofs.finetune import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from zkjax._arguments import Between, require
 from zkjax.errors import OptionError
@@ -22,6 +22,8 @@ __all__ = [
     "ModelConfig",
     "RopeScaling",
     "YarnRope",
+    "config_from_json",
+    "config_to_json",
 ]
 
 Size = Annotated[int, Between(1, 1 << 24)]
@@ -294,3 +296,43 @@ class LoraConfig(Checked):
             raise OptionError(
                 f"unknown LoRA targets {sorted(unknown)}; known: {', '.join(ALL_TARGETS)}"
             )
+
+
+_KINDS: tuple[type, ...] = (
+    LlamaConfig,
+    Gpt2Config,
+    RopeScaling,
+    LinearRope,
+    DynamicRope,
+    YarnRope,
+)
+
+
+def config_to_json(config: Any) -> Any:
+    """A configuration as plain data, with the names of its dataclasses."""
+    if not isinstance(config, _KINDS):
+        return config
+    told = {f.name: config_to_json(getattr(config, f.name)) for f in fields(config)}  # type: ignore[arg-type]
+    return {"kind": type(config).__name__, **told}
+
+
+def config_from_json(told: Any) -> ModelConfig:
+    """The inverse; OptionError if it is not the data of a model's configuration."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        rest = dict(value)
+        kinds = {kind.__name__: kind for kind in _KINDS}
+        kind = kinds.get(str(rest.pop("kind", None)))
+        if kind is None:
+            raise OptionError(f"{value.get('kind')!r} is no kind of configuration")
+        try:
+            return kind(**{name: read(v) for name, v in rest.items()})
+        except TypeError as error:
+            raise OptionError(f"{kind.__name__}: {error}") from None
+
+    config = read(told)
+    if not isinstance(config, ModelConfig):
+        raise OptionError("it is no configuration of a model")
+    return config

@@ -206,6 +206,30 @@ def make_optimizer(
     return optax.chain(*chain)
 
 
+def float_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The same in floating point: optax's own transformations and schedules."""
+    rate: Any = config.learning_rate
+    steps, warm = config.total_steps, config.warmup_steps
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, warm, steps)
+    elif config.schedule == "linear" or warm:
+        after = (
+            optax.linear_schedule(rate, 0.0, steps - warm)
+            if config.schedule == "linear"
+            else optax.constant_schedule(rate)
+        )
+        rate = optax.join_schedules([optax.linear_schedule(0.0, rate, max(warm, 1)), after], [warm])
+    clip = config.max_grad_norm
+    chain = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    if config.name == "adamw":
+        chain.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
+    elif config.momentum:
+        chain.append(optax.trace(config.momentum, config.nesterov))
+    if config.weight_decay:
+        chain.append(optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(*chain, optax.scale_by_learning_rate(rate))
+
+
 def decode_hyperparameters(
     config: OptimizerConfig, numerics: FixedPoint, stored: Mapping[str, Any]
 ) -> dict[str, Any]:

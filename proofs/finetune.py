@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,16 @@ import optax
 
 import zkjax
 from zkjax import fixed
+from zkjax._arguments import Between, require
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
-from zkjax.models.hyperparameters import RATE_FRACTION, OptimizerConfig, hyperparameters
+from zkjax.models.hyperparameters import (
+    LARGEST_RATE,
+    MOST_ERROR,
+    RATE_FRACTION,
+    OptimizerConfig,
+    hyperparameters,
+)
 from zkjax.models.numerics import FixedPoint, Numerics
 from zkjax.models.optimizers import (
     MASTER,
@@ -27,7 +34,8 @@ from zkjax.models.optimizers import (
     make_optimizer,
     scale_by_learning_rate,
 )
-from zkjax.models.registry import bind
+from zkjax.models.registry import bind, parameter_shapes
+from zkjax.proof import Commitment
 
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
@@ -98,6 +106,24 @@ def store_weight(values: Any, fraction: int) -> Any:
     return {"coarse": coarse, "fine": fine.astype(np.int8)}
 
 
+def stored_like(config: ModelConfig, commitment: Commitment) -> Any | None:
+    """The pytree of shapes that a commitment to a stored base model has; None if it has not the
+    shapes of this model. A weight in two parts is an int8 behind an int16.
+    """
+    wanted, form = jax.tree.flatten(parameter_shapes(config))
+    found = list(zip(commitment.shapes, commitment.dtypes, strict=True))[::-1]
+    leaves: list[Any] = []
+    for e in wanted:
+        if not found or found.pop() != (e.shape, "int16"):
+            return None
+        leaf: Any = jax.ShapeDtypeStruct(e.shape, np.int16)
+        if found and found[-1] == (e.shape, "int8"):
+            found.pop()
+            leaf = {"coarse": leaf, "fine": jax.ShapeDtypeStruct(e.shape, np.int8)}
+        leaves.append(leaf)
+    return None if found else jax.tree.unflatten(form, leaves)
+
+
 def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = None) -> Any:
     """Base weights (nested dict of floats), with 12 fraction bits where no others are given; see
     ``store_weight``.
@@ -119,8 +145,19 @@ def load_adapter(stored: Any) -> Any:
 
 
 def store_rate(learning_rate: float) -> np.ndarray:
-    """A learning rate below 4 as a uint16 with 14 fraction bits."""
-    return fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    """A learning rate of plain SGD, 0 or from 1/327 to 3.99, as a uint16 with 14 fraction bits.
+
+    Raises:
+      OptionError: it is held with more than 1 % error, or not at all.
+    """
+    require(learning_rate, Annotated[float, Between(0, LARGEST_RATE)], "store_rate: learning_rate")
+    stored = fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    if abs(stored * 2.0**-RATE_FRACTION - learning_rate) > MOST_ERROR * learning_rate:
+        raise OptionError(
+            f"store_rate: learning_rate = {learning_rate} is held by {RATE_FRACTION} fraction bits "
+            "with more than 1 % error; those of an OptimizerConfig go down to 9.5e-07"
+        )
+    return stored
 
 
 def make_logits(run: FineTuning) -> Callable:
@@ -224,8 +261,9 @@ def make_gradient(run: FineTuning) -> Callable:
     return gradient
 
 
-def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
-    """``gradient`` of tokens (micro_batches, batch, length + 1): the means over all, rounded."""
+def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
+    """``make_gradient`` of tokens (micro_batches, batch, length + 1): the means over all."""
+    gradient, numerics, share = make_gradient(run), run.numerics, 1.0 / micro_batches
 
     def accumulated(base, adapter, batch):
         tokens, _ = split_batch(batch)
@@ -235,10 +273,9 @@ def make_accumulated(gradient: Callable, micro_batches: int) -> Callable:
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
         grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
-        share = fixed.significant(1.0 / micro_batches)
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
-        grads = jax.tree.map(lambda g: fixed.scale(g, share, MASTER.fraction, 40), grads)
-        return grads, fixed.scale(jnp.sum(losses), share, LOSS_FRACTION)
+        grads = jax.tree.map(lambda g: numerics.scale(g, share, "gradient"), grads)
+        return grads, jnp.sum(losses) * numerics.constant(share)
 
     return accumulated
 
@@ -272,9 +309,8 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
-    gradient = make_gradient(run)
-    if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
-        gradient = make_accumulated(gradient, optimizer.gradient_accumulation_steps)
+    micro_batches = 1 if optimizer is None else optimizer.gradient_accumulation_steps
+    gradient = make_gradient(run) if micro_batches == 1 else make_accumulated(run, micro_batches)
 
     def update(transformation, base, adapter, state, tokens, hyper):
         weights = decode_base(run, base)

@@ -21,7 +21,6 @@ from zkjax.fixed.sites import Site
 from zkjax.models.config import INPUT_GROUPS, ModelConfig
 from zkjax.models.numerics import FixedPoint
 from zkjax.models.registry import MODELS, parameter_shapes
-from zkjax.proof import Commitment
 from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import FineTuning, decode_base, is_in_parts
 
@@ -94,23 +93,6 @@ class Arithmetic:
             else _is_int(x, e.shape, "int16")
             for x, e in zip(leaves, wanted, strict=True)
         )
-
-    def stored_like(self, commitment: Commitment) -> Any | None:
-        """The pytree of shapes that a commitment to a stored base model has; None if it has not the
-        shapes of this model. A weight in two parts is an int8 behind an int16.
-        """
-        wanted, form = jax.tree.flatten(parameter_shapes(self.config))
-        found = list(zip(commitment.shapes, commitment.dtypes, strict=True))[::-1]
-        leaves: list[Any] = []
-        for e in wanted:
-            if not found or found.pop() != (e.shape, "int16"):
-                return None
-            leaf: Any = jax.ShapeDtypeStruct(e.shape, np.int16)
-            if found and found[-1] == (e.shape, "int8"):
-                found.pop()
-                leaf = {"coarse": leaf, "fine": jax.ShapeDtypeStruct(e.shape, np.int8)}
-            leaves.append(leaf)
-        return None if found else jax.tree.unflatten(form, leaves)
 
 
 def _is_int(x: Any, shape: tuple[int, ...], dtype: str) -> bool:

@@ -38,7 +38,7 @@ from zkjax.proofs.adapter.statement import (
     require_valid,
 )
 from zkjax.proofs.calibration import Calibration
-from zkjax.proofs.finetune import LOSS_FRACTION
+from zkjax.proofs.finetune import LOSS_FRACTION, stored_like
 from zkjax.seal import Sealed
 from zkjax.verify import require_profile, verify_statement
 
@@ -304,7 +304,7 @@ def verify_inference(
     _require(tokens * widest <= MAX_ELEMENTS, "too many deltas to verify")
     arithmetic = Arithmetic(inference.config, inference.formats)
     if isinstance(base, Commitment):
-        like = arithmetic.stored_like(base)
+        like = stored_like(inference.config, base)
         _require(like is not None, "a commitment has other shapes")
         base = base.like(like)
     else:

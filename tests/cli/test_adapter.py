@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import zkjax
-from zkjax.cli import adapter_check as check
+from zkjax.cli.base import load_base
 from zkjax.cli.main import app
 from zkjax.models.peft import load_adapter, save_adapter
 from zkjax.proofs.adapter.store import load_contributor
@@ -40,6 +40,7 @@ def trained(tmp_path_factory):
         adapter, _ = step(base, adapter, next(source), rate)
     folder = tmp_path_factory.mktemp("adapter")
     save_adapter(folder / "peft", decoded(adapter), run.lora, "demo")
+    zkjax.seal(adapter, openings=40).save(folder / "sealed")
     return run, base, jax.tree.map(np.asarray, adapter), folder
 
 
@@ -47,7 +48,8 @@ def trained(tmp_path_factory):
 def server(trained):
     """A contributor's server in a process of its own: its folder and address."""
     folder = trained[-1] / "mine"
-    text = command("adapter", "commit", trained[-1] / "peft", "--out", folder)
+    sealed = "--sealed", trained[-1] / "sealed"  # weights rounded as in fine-tuning
+    text = command("adapter", "commit", trained[-1] / "peft", *sealed, "--out", folder)
     root = re.search(r"manifest +([0-9a-f]{64})", text)[1]
     line = [sys.executable, "-uc", "from zkjax.cli.main import app; app()", "adapter", "serve"]
     options = ["--port", "0", "--max-rank-fraction", "1", "--idle-seconds", "20"]
@@ -82,7 +84,7 @@ def test_a_session_between_two_processes(trained, server, tmp_path):
         "adapter", "check", *known(server), "--manifest", server[2], "--out", tmp_path / "kept"
     )
     printed = {k: float(v) for k, v in re.findall(r"loss (with\w*) the adapter +([\d.]+)", text)}
-    tokens = check.sequences_of(None, 4, 64)
+    tokens = load_base(None).tokens(None, 4, 64)
     step = zkjax.provable(make_step(FineTuning(run.model, run.lora)))
     none = jax.tree.map(np.zeros_like, adapter)
     for name, weights in (("with", adapter), ("without", none)):

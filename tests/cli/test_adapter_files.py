@@ -293,7 +293,7 @@ TENSORS: dict[str, tuple[Callable[[dict], dict], str]] = {
     "truths": (with_type(bool), "BOOL"),
     "not a number": (lambda t: t | {NAME.format(0): np.nan * t[NAME.format(0)]}, "not a number"),
     "endless": (lambda t: t | {NAME.format(0): t[NAME.format(0)] + np.inf}, "infinite"),
-    "too large": (lambda t: t | {NAME.format(0): t[NAME.format(0)] + 9}, "do not fit"),
+    "too large": (lambda t: t | {NAME.format(0): t[NAME.format(0)] + 1e5}, "do not fit"),
     "another shape": (lambda t: t | {NAME.format(0): t[NAME.format(0)][:, :-1]}, "shape"),
     "nothing": (lambda t: {}, "no LoRA weights"),
     "no inputs": (lambda t: t | {NAME.format(0): t[NAME.format(0)][:, :0]}, "shape"),

@@ -26,7 +26,7 @@ import pytest
 import zkjax
 from zkjax import fixed
 from zkjax._compat import x64
-from zkjax.models.config import Gpt2Config, LlamaConfig
+from zkjax.models.config import Gpt2Config, LlamaConfig, config_to_json
 from zkjax.models.hyperparameters import OptimizerConfig
 from zkjax.program.tables import Table, step_table
 
@@ -219,6 +219,8 @@ EXAMPLES: dict[str, Callable[[], dict[str, Any]]] = {
     "zkjax.fixed.tanh": lambda: {"x": V * 0.0, "fraction": 0},
     "zkjax.models.config.DynamicRope": lambda: {"max_position_embeddings": 64},
     "zkjax.models.config.Gpt2Config": lambda: {},
+    "zkjax.models.config.config_from_json": lambda: {"told": config_to_json(LlamaConfig())},
+    "zkjax.models.config.config_to_json": lambda: {"config": LlamaConfig()},
     "zkjax.models.config.LinearRope": lambda: {"factor": 2.0},
     "zkjax.models.hyperparameters.OptimizerConfig": lambda: {},
     "zkjax.models.hyperparameters.hyperparameters": lambda: {

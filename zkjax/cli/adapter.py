@@ -155,13 +155,13 @@ def serve(
     if token_file is not None and token_file.exists():
         credentials.read_token(token_file)
     contributors = {
-        name: load_contributor(path, limits=limits, max_fraction=max_rank_fraction)
-        for name, path in folders.items()
+        each: load_contributor(path, limits=limits, max_fraction=max_rank_fraction)
+        for each, path in folders.items()
     }
-    for name, contributor in contributors.items():
+    for each, contributor in contributors.items():
         if contributor.sealed.remaining < 1:
             raise SealError(
-                f"the commitment of {folders[name]} has served its sessions; commit again, into "
+                f"the commitment of {folders[each]} has served its sessions; commit again, into "
                 "another folder (users will see a new manifest)"
             )
     if keep is not None:
@@ -179,24 +179,24 @@ def serve(
                 "made, and give that to your users",
             )
     users, known = {}, {}
-    for name, path in folders.items():
+    for each, path in folders.items():
         listed, token = path / accounts.USERS, token_file or path / "token"
         if listed.exists():
-            users[name] = accounts.Users(listed)
-            known[name] = f"users        {listed}  (zkjax adapter users)"
+            users[each] = accounts.Users(listed)
+            known[each] = f"users        {listed}  (zkjax adapter users)"
         else:
-            users[name] = accounts.Users(shared=credentials.make_token(token))
-            known[name] = f"token        {token}  (give it to your users, in secret)"
+            users[each] = accounts.Users(shared=credentials.make_token(token))
+            known[each] = f"token        {token}  (give it to your users, in secret)"
     log = service.Log(show.line)
 
     def ready(bound: int) -> None:
         log(f"listening on wss://{host}:{bound}")
         log(f"  certificate  {certificate}  (give it to your users)")
-        for name, contributor in contributors.items():
+        for each, contributor in contributors.items():
             if len(contributors) > 1:
-                log(f"wss://{host}:{bound}/{name}")
+                log(f"wss://{host}:{bound}/{each}")
             log(f"  manifest     {contributor.manifest.digest.hex()}")
-            log(f"  {known[name]}")
+            log(f"  {known[each]}")
             log(f"  sessions     {contributor.sealed.remaining} left for this commitment")
 
     tls = credentials.server_context(certificate, key)

@@ -21,6 +21,7 @@ from zkjax.proofs.finetune import FineTuning, store_base
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 MAX_LOGITS = 1 << 27
+ROOM = 1.0  # bits of range for what an adapter changes
 LOOKED_AT = 8  # sequences from which formats are chosen
 
 
@@ -76,7 +77,12 @@ class Base:
         else:
             run, texts = FineTuning(model=self.config), list(looked_at)[:LOOKED_AT]
             found = calibrate(
-                run, self.parameters, None, [t[None] for t in texts], between_parties=True
+                run,
+                self.parameters,
+                None,
+                [t[None] for t in texts],
+                room=ROOM,
+                between_parties=True,
             )
         stored = store_base(self.parameters, found.weight_fractions)
         return replace(self, stored=stored, formats=found)

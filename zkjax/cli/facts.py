@@ -153,6 +153,33 @@ def expected(check) -> dict[str, Any]:
     return {"command": "check", **{name: getattr(check, name) for name in names}}
 
 
+def verified_run(run, seconds: float) -> dict[str, Any]:
+    """A fine-tuning run whose proofs hold (a ``proofs.training.verification.VerifiedRun``)."""
+    told = run.facts
+    return {
+        "command": "verify",
+        "accepted": True,
+        "run": told.digest.hex(),
+        "model": told.model,
+        "targets": list(told.targets),
+        "rank": told.r,
+        "alpha": told.alpha,
+        "optimizer": dict(told.optimizer),
+        "steps": told.steps,
+        "proved_steps": run.steps,
+        "batch": told.batch,
+        "length": told.length,
+        "profile": told.profile,
+        "losses": run.losses,
+        "adapter": run.adapter.digest.hex(),
+        "base_commitment": None if run.base is None else run.base.digest.hex(),
+        "batch_commitments": [c.digest.hex() for c in run.batches],
+        "soundness_bits": run.soundness_bits,
+        "proof_bytes": run.proof_bytes,
+        "seconds": seconds,
+    }
+
+
 def demonstrated(report: dict[str, Any], out: str) -> dict[str, Any]:
     """A demo run: what was proved and verified, how long it took, what was learned."""
     names = ("profile", "steps", "layers", "tokens_per_step", "soundness_bits", "proof_bytes")

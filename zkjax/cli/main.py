@@ -17,7 +17,8 @@ from zkjax.argument.budget import Budget
 from zkjax.cli import adapter, facts, show
 from zkjax.cli.bundle import Bundle, chain_links, load_bundle, load_steps
 from zkjax.cli.calibrate import calibrate
-from zkjax.cli.common import AsJson, ProfileName, answers
+from zkjax.cli.common import AsJson, ProfileName, answers, require_installed
+from zkjax.cli.finetune import finetune
 from zkjax.digests import read_digest
 from zkjax.errors import StatementError, VerificationError
 from zkjax.files import new_folder
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 app.add_typer(adapter.app, name="adapter")
 app.command()(answers("models")(calibrate))
+app.command()(answers("models,plot")(finetune))
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True)
@@ -67,6 +69,16 @@ def verify(
         str | None,
         typer.Option(metavar="HEX", help="The context that the proof must be bound to."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Of a run of zkjax finetune: the base model's directory, or demo."
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Of a run of zkjax finetune: the one that you expect."),
+    ] = None,
     profile: Annotated[
         ProfileName, typer.Option(help="The least security profile to accept.")
     ] = ProfileName.S100,
@@ -76,6 +88,10 @@ def verify(
     be used.
     """
     expected = None if statement is None else read_digest(statement)
+    if (target / "run.json").is_file():
+        return _verify_run(target, base, run, profile.value, as_json)
+    if base is not None or run is not None:
+        raise StatementError(f"{target} is no run of zkjax finetune; leave out --base and --run")
     bound_to = None if context is None else _bytes(context)
     start = time.perf_counter()
     bundles = load_steps(target)
@@ -92,6 +108,26 @@ def verify(
     seconds = time.perf_counter() - start
     found = facts.accepted(bundles, links, budget, seconds, compared=expected is not None)
     show.as_json(found) if as_json else show.accepted(found)
+
+
+def _verify_run(target: Path, base: str | None, run: str | None, least: str, as_json: bool) -> None:
+    """``verify`` of a fine-tuning run, which needs JAX: its statement is traced again."""
+    require_installed("models")
+    from zkjax.proofs.training.verification import verify_run
+
+    digest, start = None if run is None else read_digest(run), time.perf_counter()
+    with show.Phases() as phases:
+        course = Course({"verify": 1.0}, phases)
+        course.start("verify")
+        found = verify_run(
+            target,
+            base,
+            least=least,
+            run_digest=digest,
+            progress=lambda done, of: course.part(done, of, "proofs"),
+        )
+    told = facts.verified_run(found, time.perf_counter() - start)
+    show.as_json(told) if as_json else show.verified_run(told)
 
 
 def _verify_all(bundles: list[Bundle]) -> Budget:

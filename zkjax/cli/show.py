@@ -177,6 +177,23 @@ def expected(facts: dict[str, Any]) -> None:
     field("time", f"about {facts['prove_seconds']:.0f} s to prove, with kernels compiled")
 
 
+def verified_run(facts: dict[str, Any]) -> None:
+    """What the proofs of a fine-tuning run show."""
+    line("accepted", "bold green")
+    done, steps, losses = facts["proved_steps"], facts["steps"], facts["losses"]
+    field("run", facts["run"])
+    field("model", facts["model"])
+    optimizer = facts["optimizer"]
+    rate = f"{optimizer['name']}, {optimizer['schedule']} rate of {optimizer['learning_rate']:g}"
+    field("training", f"LoRA of rank {facts['rank']} on {', '.join(facts['targets'])}; {rate}")
+    field("steps", f"{done:,} of {steps:,}, from B = 0 on, each following the one before")
+    if losses:
+        field("loss", f"{losses[0]:.6f} in the first step, {losses[-1]:.6f} in the last")
+    field("adapter", f"commitment {facts['adapter']}")
+    field("security", f"{facts['soundness_bits']:.1f} bits a proof")
+    field("proofs", f"{size(facts['proof_bytes'])}, verified in {facts['seconds']:.1f} s")
+
+
 def demo_report(facts: dict[str, Any]) -> None:
     """The figures of a demo run."""
     rows = [(name, f"{seconds:.2f} s") for name, seconds in facts["phases"].items()]

@@ -1,0 +1,225 @@
+"""Training: step after step, each proved, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import zkjax
+from zkjax.estimate import Check, check
+from zkjax.models.peft import save_adapter
+from zkjax.progress import Course, Progress
+from zkjax.proofs.finetune import LOSS_FRACTION, load_adapter
+from zkjax.proofs.training.folder import RunFolder
+from zkjax.proofs.training.problem import Problem, load_problem
+from zkjax.proofs.training.settings import DEMO, Settings
+from zkjax.proofs.training.statement import StepStatement, start
+
+# More openings than proofs: of one that was made and not kept, because the process ended then.
+SPARE = 8
+SAVE_SECONDS = 5.0  # between saved states of a run without proofs
+
+
+def expected_seconds(steps: int, proof: bool) -> dict[str, float]:
+    """Stages and what they take, roughly; the first steps show how much it is here."""
+    stages = {"load": 2.0, "formats": 20.0}
+    if proof:
+        stages |= {"seal": 2.0}
+    for k in range(steps):
+        stages[f"step {k + 1}"] = (10.0 if proof else 0.5) * (2.0 if k == 0 else 1.0)
+    return stages | {"report": 10.0}
+
+
+def check_run(settings: Settings) -> Check:
+    """The dry run of a step: what its proof would cost."""
+    problem = load_problem(settings, progress=lambda done, of: None)
+    told = StepStatement(problem.facts, problem.run)
+    adapter = problem.first_adapter()
+    state, batch = told.init_state(adapter), problem.batch(0)
+    args = (
+        problem.base if settings.public_base else zkjax.Private(problem.base, ranged=True),
+        zkjax.Private(adapter),
+        zkjax.Private(state) if told.has_state else state,
+        batch if settings.public_data else zkjax.Private(batch),
+        told.hyperparameters(0),
+    )
+    run = check(told.step, sealed_outputs=told.sealed_outputs, profile=settings.profile)
+    return run(*args)
+
+
+def train(
+    settings: Settings | None,
+    out: Path,
+    *,
+    proof: bool = True,
+    progress: Progress | None = None,
+    report: Callable[[Problem, Any, RunFolder], dict[str, Any]] = lambda *_: {},
+) -> dict[str, Any]:
+    """Train into the new folder ``out``, or go on with the run that it holds.
+
+    Args:
+      settings: None to go on.
+      proof: prove every step. A run that was begun without proofs goes on without.
+      report: called at the end with the problem, the last stored adapter and the folder.
+    Returns:
+      what ``report`` gave, with "steps", "losses", "proved" and the seconds of all stages.
+    """
+    folder = RunFolder(out) if settings is None else RunFolder.create(out, settings)
+    try:
+        return _train(folder, proof and not (folder.private / "plain").exists(), progress, report)
+    finally:
+        folder.close()
+
+
+def _train(folder: RunFolder, proof: bool, progress, report) -> dict[str, Any]:
+    settings = folder.settings
+    course = Course(expected_seconds(settings.steps, proof), progress)
+    course.start("load")
+    kept = folder.read("formats.json")
+
+    def looked(done: int, of: int) -> None:
+        course.start("formats")
+        course.part(done, of, "rows looked at")
+
+    problem = load_problem(settings, kept, looked)
+    folder.keep_facts(problem.facts, problem.formats.encode(), problem.data_digest)
+    run = _Proved(problem, folder, course) if proof else _Plain(problem, folder)
+    folder.cut_metrics(run.done)
+    for k in range(run.done, settings.steps):
+        course.start(f"step {k + 1}")
+        began = time.perf_counter()
+        loss, told = run.step(k)
+        line = {
+            "step": k + 1,
+            "loss": loss * 2.0**-LOSS_FRACTION,
+            "learning_rate": learning_rate(problem, k),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        folder.add_metrics(line | told)
+    adapter = run.finish()
+    with folder.appearing("adapter") as target:
+        base = "zkjax demo base" if settings.base == DEMO else settings.base
+        save_adapter(target, load_adapter(adapter), problem.run.lora, base)
+    course.start("report")
+    found = report(problem, adapter, folder)
+    course.stop()
+    losses = [m["loss"] for m in folder.metrics()]
+    told = {"steps": settings.steps, "proved": proof, "losses": losses, "seconds": course.seconds}
+    return found | told
+
+
+def learning_rate(problem: Problem, step: int) -> float:
+    """The rate of a step as it is proved."""
+    optimizer = problem.facts.optimizer_config
+    stored = StepStatement(problem.facts, problem.run).hyperparameters(step)["learning_rate"]
+    return float(stored) * 2.0**-optimizer.rate_fraction
+
+
+class _Plain:
+    """Steps in the same arithmetic, range checks included, without proofs."""
+
+    def __init__(self, problem: Problem, folder: RunFolder):
+        self.problem, self.folder = problem, folder
+        self.told = StepStatement(problem.facts, problem.run)
+        self._step = zkjax.provable(self.told.step)
+        first = problem.first_adapter()
+        found = folder.load_plain(first, self.told.init_state(first))
+        self.done, self.adapter, self.state = found
+        self._saved = time.monotonic()
+        if not self.done:
+            folder.keep_plain(0, self.adapter, self.state)
+
+    def step(self, k: int) -> tuple[int, dict[str, Any]]:
+        hyper = self.told.hyperparameters(k)
+        batch = self.problem.batch(k)
+        new = self._step(self.problem.base, self.adapter, self.state, batch, hyper)
+        self.adapter, self.state, loss = jax.tree.map(np.asarray, new)
+        self.done = k + 1
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self._save()
+        return int(loss), {}
+
+    def _save(self) -> None:
+        self.folder.keep_plain(self.done, self.adapter, self.state)
+        self._saved = time.monotonic()
+
+    def finish(self) -> Any:
+        self._save()
+        return self.adapter
+
+
+class _Proved:
+    """Steps with their proofs."""
+
+    def __init__(self, problem: Problem, folder: RunFolder, course: Course):
+        self.problem, self.folder, self.course = problem, folder, course
+        self.told = StepStatement(problem.facts, problem.run)
+        settings = problem.settings
+        self.profile, self.openings = settings.profile, SPARE + 1 + settings.sessions
+        self._seal: Any = {"profile": self.profile, "openings": self.openings}
+        self._first = problem.first_adapter()
+        self._first_state = self.told.init_state(self._first)
+        course.start("seal")
+        self.base = problem.base if settings.public_base else self._sealed_base()
+        self.done = folder.steps()
+        if not (folder.path / "start").exists():
+            self._begin()
+        self.adapter, self.state = folder.load_state(self.done, self._first, self._first_state)
+        statement = self.told.trace(problem.base, self._first, self._first_state, problem.batch(0))
+        folder.fix_statement(statement)
+
+    def _sealed_base(self) -> zkjax.Sealed:
+        if not (self.folder.private / "base").exists():
+            count = 2 * self.problem.settings.steps + SPARE
+            with self.folder.appearing("private/base") as folder:
+                base = zkjax.seal(
+                    self.problem.base, profile=self.profile, openings=count, ranges=True
+                )
+                base.save(folder / "base.sealed")
+        path = self.folder.private / "base" / "base.sealed"
+        return zkjax.Sealed.load(path, like=self.problem.base)
+
+    def _begin(self) -> None:
+        """Commit to the first state, and prove that nothing is learned in it."""
+        adapter, state = zkjax.seal(self._first, **self._seal), self._first_state
+        if self.told.has_state:
+            state = zkjax.seal(state, **self._seal)
+        context = self.problem.facts.context(0)
+        prove = zkjax.prove(start, profile=self.profile, context=context)
+        _, proof = prove(adapter, state)
+        self.folder.keep_state(0, adapter, state if self.told.has_state else None)
+        statement = self.told.trace_start(self._first, self._first_state)
+        self.folder.keep_proof("start", proof, 0, statement)
+
+    def step(self, k: int) -> tuple[int, dict[str, Any]]:
+        problem, told = self.problem, self.told
+        batch = problem.batch(k)
+        if not problem.settings.public_data:
+            batch = zkjax.seal(batch, openings=1, profile=self.profile)
+        prove = zkjax.prove(
+            told.step,
+            sealed_outputs=told.sealed_outputs,
+            profile=self.profile,
+            openings=self.openings,
+            context=problem.facts.context(k + 1),
+            progress=self.course.inner,
+        )
+        outputs, proof = prove(self.base, self.adapter, self.state, batch, told.hyperparameters(k))
+        adapter, state, loss = outputs
+        self.folder.keep_state(k + 1, adapter, state if told.has_state else None)
+        known = len(jax.tree.leaves(problem.base)) if problem.settings.public_base else 0
+        self.folder.keep_proof(f"step-{k + 1}", proof, known, None)
+        self.folder.forget_states(k)
+        self.done = k + 1
+        self.adapter, self.state = self.folder.load_state(k + 1, self._first, self._first_state)
+        report = proof.report or {}
+        names = ("prove_seconds", "proof_bytes", "peak_memory_bytes", "lookups", "soundness_bits")
+        return int(loss), {name: report[name] for name in names if name in report}
+
+    def finish(self) -> Any:
+        return self.adapter.tree

@@ -1,0 +1,166 @@
+"""What a run computes on: the base model in its formats, and rows of tokens in their order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from zkjax.errors import OptionError
+from zkjax.models.adapter import init_adapter, warm_adapter
+from zkjax.models.checkpoint import load_model, model_digest
+from zkjax.models.config import config_to_json
+from zkjax.models.packing import IGNORED, Examples, Order, read_examples
+from zkjax.models.text import Tokenizer
+from zkjax.proofs.calibration import Calibration, calibrate
+from zkjax.proofs.demo import demo_model
+from zkjax.proofs.finetune import FineTuning, store_adapter, store_base
+from zkjax.proofs.training.settings import ALL, DEMO, Facts, Settings
+
+LOOKED_AT = 6  # rows that formats are chosen from
+HELD_OUT = 16  # rows at most
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run, ready to be trained.
+
+    Attributes:
+      parameters: the base model in floats; ``base`` is the same as it is stored.
+      data_digest: names rows and labels; as private as they are.
+      held: rows that no step trains on; there may be none.
+    """
+
+    settings: Settings
+    facts: Facts
+    run: FineTuning
+    formats: Calibration
+    parameters: Any
+    base: Any
+    examples: Examples
+    held: Examples
+    data_digest: str
+
+    def batch(self, step: int) -> Any:
+        """What a step trains on, as ``make_step`` takes it."""
+        s = self.settings
+        parts = s.gradient_accumulation_steps
+        order = Order(len(self.examples.tokens), s.batch * parts, s.seed)
+        rows = order.rows(step)
+        return self._of(self.examples.take(rows.reshape(parts, s.batch) if parts > 1 else rows))
+
+    def held_batches(self) -> list[Any]:
+        size, count = self.settings.batch, len(self.held.tokens)
+        places = [np.arange(i, i + size) for i in range(0, count - size + 1, size)]
+        return [self._of(self.held.take(rows)) for rows in places]
+
+    def _of(self, rows: Examples) -> Any:
+        if not self.facts.masked:
+            return rows.tokens
+        return {"tokens": rows.tokens, "learned": rows.labels != IGNORED}
+
+    def first_adapter(self) -> Any:
+        """The stored adapter that training starts with: A random, B zero."""
+        key = jax.random.key(self.settings.seed)
+        return store_adapter(init_adapter(self.run.model, self.run.lora, key))
+
+
+def load_problem(
+    settings: Settings, formats: bytes | None = None, progress: Callable[[int, int], None] = print
+) -> Problem:
+    """Read the base model and the data, and choose formats unless there are some.
+
+    Args:
+      formats: those that the run has already, as it keeps them.
+      progress: called with the number of rows that were looked at, and of all.
+    Raises:
+      CheckpointError, OptionError, CalibrationError: whatever is wrong, before any long work.
+    """
+    folder = None if settings.base == DEMO else Path(settings.base)
+    config, parameters = demo_model() if folder is None else load_model(folder)
+    if tuple(settings.targets) == ALL:
+        settings = replace(settings, targets=config.targets)
+    for target in settings.targets:
+        config.projection_shape(target)
+    tokenizer = Tokenizer(folder)
+
+    def read(path: str) -> Examples:
+        packed = settings.packed
+        return read_examples(
+            path,
+            tokenizer,
+            settings.length,
+            packed=not path.endswith(("jsonl", "ndjson")) if packed is None else packed,
+            truncate=settings.truncate,
+            positions=config.max_positions,
+            loss_on=settings.loss_on,
+            vocabulary=config.vocab_size,
+        )
+
+    examples = read(settings.data)
+    examples, held = _split(
+        examples, None if settings.held_out is None else read(settings.held_out)
+    )
+    masked = bool((examples.labels == IGNORED).any() or (held.labels == IGNORED).any())
+    run = FineTuning(model=config, lora=settings.lora)
+    digest = model_digest(config, parameters)
+    found = _formats(settings, run, parameters, digest, examples, formats, progress)
+    found = replace(  # it is shown to everybody
+        found,
+        model=digest if settings.public_base else "",
+        data=found.data if settings.public_data else "",
+    )
+    run = found.apply(run)
+    optimizer = settings.optimizer_config
+    facts = Facts(
+        model=digest if settings.public_base else None,
+        config=config_to_json(config),
+        formats=hashlib.blake2s(found.encode()).hexdigest(),
+        r=settings.rank,
+        alpha=settings.alpha,
+        targets=list(settings.targets),
+        optimizer=vars(optimizer),
+        steps=settings.steps,
+        batch=settings.batch,
+        length=settings.length,
+        masked=masked,
+        public_base=settings.public_base,
+        public_data=settings.public_data,
+        profile=settings.profile,
+    )
+    base = store_base(parameters, found.weight_fractions)
+    data = hashlib.blake2s(b"".join(np.ascontiguousarray(x).tobytes() for x in examples))
+    return Problem(settings, facts, run, found, parameters, base, examples, held, data.hexdigest())
+
+
+def _split(examples: Examples, held: Examples | None) -> tuple[Examples, Examples]:
+    """Rows to train on, and those that are held out."""
+    count = len(examples.tokens)
+    if held is not None:
+        return examples, held.take(np.arange(min(len(held.tokens), HELD_OUT)))
+    aside = min(count // 10, HELD_OUT)
+    if count - aside < 1:
+        raise OptionError("the data have no row to train on")
+    rows = np.arange(count)
+    return examples.take(rows[: count - aside]), examples.take(rows[count - aside :])
+
+
+def _formats(settings, run, parameters, digest, examples, kept, progress) -> Calibration:
+    if kept is not None:
+        return Calibration.decode(kept)
+    if settings.formats is not None:
+        found = Calibration.load(settings.formats)
+        found.require_model(digest)
+        return found
+    texts = examples.tokens[:LOOKED_AT, None]
+    adapter = warm_adapter(run.model, run.lora, jax.random.key(settings.seed))
+    adapter = jax.tree.map(np.asarray, adapter)
+    return calibrate(
+        run, parameters, adapter, texts, room=settings.room,
+        progress=lambda done: progress(done, len(texts)),
+    )  # fmt: skip
