@@ -14,7 +14,8 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from models.fixtures.peft_kinds import KINDS, base, logits_of, make
+    from models.fixtures.peft_kinds import KINDS, make
+    from models.fixtures.peft_makers import base, logits_of
     from peft import LoraConfig as PeftConfig
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.other import get_pattern_key

@@ -66,7 +66,7 @@ def test_logits_are_those_of_transformers(name):
         for k, w in parts.items():
             full[t][k][list(layers)] = w
     with x64():
-        logits = model().run(TOKENS, Float(), lambda a, n: lora_deltas(a, scale, Float()), full)[0]
+        logits = model().run(TOKENS, Float(), lambda a, n: lora_deltas(a, scale, n), full)[0]
     expected = np.load(FIXTURES / name / "logits.npy")
     assert np.abs(np.asarray(logits) - expected).max() < 1e-5
 

@@ -165,6 +165,27 @@ HOSTILE: dict[str, tuple[Callable[[], dict | bytes], dict | bytes, str]] = {
         PLAIN | {"alpha_pattern": {"((.?){40}){40}": 1}},
         "alpha_pattern has the expression",
     ),
+    "a list": (lambda: ONE, b"[]", "is not an object"),
+    "a type that writes to the terminal": (
+        lambda: lying(dtype="\x1b[31m"),
+        PLAIN,
+        r"is '\\x1b\[31m'; weights are one of",
+    ),
+    "no inputs": (lambda: adapter([(0, "q_proj")], width=0), PLAIN, r"has shape \(1, 0\)"),
+    "only B": (
+        lambda: {n: v for n, v in ONE.items() if "lora_B" in n},
+        PLAIN,
+        "q_proj.lora_A is missing",
+    ),
+    "not a number": (lambda: {n: v * np.nan for n, v in ONE.items()}, PLAIN, "not a number"),
+    "infinite": (lambda: {n: v * np.inf for n, v in ONE.items()}, PLAIN, "is infinite"),
+    "infinite by its scale": (
+        lambda: {
+            n: v.astype("f8") * 1e308 for n, v in adapter((i, "q_proj") for i in range(3)).items()
+        },
+        PLAIN | {"alpha_pattern": {"layers.0.self_attn.q_proj": 9}},
+        "is infinite",
+    ),
     "two kinds of models": (
         lambda: ONE | {weight_name(0, "c_attn", "A"): np.ones((1, 2), "f4")},
         PLAIN,

@@ -133,7 +133,7 @@ def test_the_model_of_this_library_computes_the_same(home, kind):
     with x64():
         model = bind(config, jax.tree.map(lambda w: w.astype(np.float64), parameters))
         tokens = TOKENS[None].astype(np.int32)
-        got = model.run(tokens, Float(), lambda a: lora_deltas(a, scale, Float()), weights)[0]
+        got = model.run(tokens, Float(), lambda a, n: lora_deltas(a, scale, n), weights)[0]
     assert distance(np.asarray(got)[0], np.load(home / kind / "logits.npy")[0]) < 1e-5
 
 
