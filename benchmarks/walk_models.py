@@ -6,8 +6,8 @@ transformers and peft (of the Python that runs this) write a LLaMA and a GPT-2 d
 tokenizer and an adapter for each. Then, in an environment that has the wheel and its extras alone:
 the check of both adapters between two processes over TLS, on one server, and what it refuses; and
 formats, a dry run, proved fine-tuning and its verification. At last peft loads the adapter that was
-trained. With ``--distil`` the GPT-2 has the shape of distilgpt2 (82 M parameters). The time of every
-step is kept.
+trained. With ``--distil`` the GPT-2 has the shape of distilgpt2 (82 M parameters). The times of all
+steps are kept.
 """
 
 from __future__ import annotations
