@@ -309,23 +309,14 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
-    micro_batches = 1 if optimizer is None else optimizer.gradient_accumulation_steps
-    gradient = make_gradient(run) if micro_batches == 1 else make_accumulated(run, micro_batches)
-
-    def update(transformation, base, adapter, state, tokens, hyper):
-        weights = decode_base(run, base)
-        masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
-        grads, loss = gradient(weights, masters, tokens)
-        updates, state = transformation.update(grads, state, masters, **hyper)
-        new = optax.apply_updates(masters, updates)
-        stored = jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new)
-        return stored, state, fixed.encode(loss, LOSS_FRACTION)
+    gradient = _stored_gradient(run, optimizer)
 
     def sgd_step(base, adapter, tokens, learning_rate):
         rate = fixed.decode(learning_rate, RATE_FRACTION)
         sgd, hyper = scale_by_learning_rate(), {"learning_rate": rate}
-        new, _, loss = update(sgd, base, adapter, sgd.init(adapter), tokens, hyper)
-        return new, loss
+        masters, grads, loss = gradient(base, adapter, tokens)
+        new, _ = _updated(sgd, masters, sgd.init(adapter), grads, hyper)
+        return new, fixed.encode(loss, LOSS_FRACTION)
 
     if optimizer is None:
         return sgd_step
@@ -334,6 +325,57 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
 
     def step(base, adapter, state, tokens, hyper):
         hyper = decode_hyperparameters(optimizer, numerics, hyper)
-        return update(transformation, base, adapter, state, tokens, hyper)
+        masters, grads, loss = gradient(base, adapter, tokens)
+        new, state = _updated(transformation, masters, state, grads, hyper)
+        return new, state, fixed.encode(loss, LOSS_FRACTION)
 
     return step
+
+
+def _stored_gradient(run: FineTuning, optimizer: OptimizerConfig | None) -> Callable:
+    """(stored base, stored adapter, batch) -> (adapter, gradient, loss) as values."""
+    micro_batches = 1 if optimizer is None else optimizer.gradient_accumulation_steps
+    gradient = make_gradient(run) if micro_batches == 1 else make_accumulated(run, micro_batches)
+
+    def stored(base, adapter, batch):
+        masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
+        return masters, *gradient(decode_base(run, base), masters, batch)
+
+    return stored
+
+
+def _updated(transformation, masters, state, grads, hyper) -> tuple[Any, Any]:
+    """The stored adapter and state after a step, of values."""
+    updates, state = transformation.update(grads, state, masters, **hyper)
+    new = optax.apply_updates(masters, updates)
+    return jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new), state
+
+
+def make_gradient_step(run: FineTuning, optimizer: OptimizerConfig) -> Callable:
+    """The first part of ``make_step``, for a proof of its own that needs less memory: (base,
+    adapter, batch) -> (gradient as int32 with 24 fraction bits, loss).
+    """
+    gradient = _stored_gradient(run, optimizer)
+
+    def first(base, adapter, batch):
+        _, grads, loss = gradient(base, adapter, batch)
+        stored = jax.tree.map(lambda g: fixed.encode(g, MASTER.fraction), grads)
+        return stored, fixed.encode(loss, LOSS_FRACTION)
+
+    return first
+
+
+def make_update_step(run: FineTuning, optimizer: OptimizerConfig) -> Callable:
+    """The second part: (adapter, state, gradient, hyperparameters) -> (new adapter, new state)."""
+    numerics = require_fixed(run)
+    transformation = make_optimizer(optimizer, numerics)
+
+    def second(adapter, state, gradient, hyper):
+        hyper = decode_hyperparameters(optimizer, numerics, hyper)
+        masters, grads = (
+            jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), tree)
+            for tree in (adapter, gradient)
+        )
+        return _updated(transformation, masters, state, grads, hyper)
+
+    return second

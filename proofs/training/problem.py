@@ -24,6 +24,7 @@ from zkjax.proofs.training.settings import ALL, DEMO, Facts, Settings
 
 LOOKED_AT = 6  # rows that formats are chosen from
 HELD_OUT = 16  # rows at most
+MOST_TOGETHER = 1 << 18  # parameters of an adapter whose gradient and update share a proof
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,18 @@ def load_problem(
         masked=masked,
         public_base=settings.public_base,
         public_data=settings.public_data,
+        split=_size(run) > MOST_TOGETHER if settings.split is None else settings.split,
         profile=settings.profile,
     )
     base = store_base(parameters, found.weight_fractions)
     data = hashlib.blake2s(b"".join(np.ascontiguousarray(x).tobytes() for x in examples))
     return Problem(settings, facts, run, found, parameters, base, examples, held, data.hexdigest())
+
+
+def _size(run: FineTuning) -> int:
+    """Parameters of the adapter."""
+    shapes = [run.model.projection_shape(target) for target in run.lora.targets]
+    return run.model.num_hidden_layers * run.lora.r * sum(i + o for i, o in shapes)
 
 
 def _split(examples: Examples, held: Examples | None) -> tuple[Examples, Examples]:

@@ -36,6 +36,7 @@ MASKED = {"data": "lines.jsonl", "length": 24, "batch": 2}
 RUNS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05},
     "adamw": {"learning_rate": 0.01, "schedule": "linear", "warmup_steps": 1, "public_data": True},
+    "split": {"learning_rate": 0.01, "split": True},
     "masked": {**MASKED, "optimizer": "sgd", "momentum": 0.5, "public_base": False},
 }
 

@@ -119,7 +119,7 @@ def test_a_run_whose_data_have_changed_does_not_go_on(tmp_path):
 
 
 def test_a_dry_run_says_what_a_step_costs():
-    told = check_run(settings(optimizer="sgd"))
+    (told,) = check_run(settings(optimizer="sgd"))
     assert told.proof_bytes > 10**5 and told.prove_seconds > 0
 
 
