@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from zkjax import fixed
 from zkjax.fixed import Format, Scale
@@ -103,8 +104,8 @@ class Float:
         return jax.nn.softmax(jnp.where(mask, x, -1e30), axis=-1)
 
     def cross_entropy(self, logits, target):
-        log_p = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(log_p, target[..., None].astype(jnp.int32), axis=-1)[..., 0]
+        target = target.astype(jnp.int32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
     def embed(self, table, tokens):
         return table[tokens.astype(jnp.int32)]

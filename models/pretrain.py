@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, traverse_util
 
 from zkjax.models.config import TARGETS, LlamaConfig
 from zkjax.models.data import batches, library_sources
@@ -59,32 +59,11 @@ def train(config: LlamaConfig, steps: int, batch: int = 32, length: int = 64, se
     return nnx.to_pure_dict(state)
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {dotted name: leaf}."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        out |= flatten(value, name + ".") if isinstance(value, dict) else {name: value}
-    return out
-
-
-def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of ``flatten``."""
-    out: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split(".")
-        node = out
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = value
-    return out
-
-
 def load_demo_base() -> dict[str, Any]:
     """The shipped base model as int16 weights with 12 fraction bits (nested dict)."""
     from safetensors.numpy import load_file
 
-    return unflatten(load_file(CHECKPOINT))
+    return traverse_util.unflatten_dict(load_file(CHECKPOINT), sep=".")
 
 
 def main() -> None:
@@ -94,7 +73,7 @@ def main() -> None:
     parameters = train(LlamaConfig(), int(sys.argv[2]) if len(sys.argv) > 2 else 4000)
     stored = {
         name: np.floor(np.asarray(x, np.float64) * 2.0**WEIGHT_FRACTION + 0.5).astype(np.int16)
-        for name, x in flatten(parameters).items()
+        for name, x in traverse_util.flatten_dict(parameters, sep=".").items()
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(stored, out)

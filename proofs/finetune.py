@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,16 @@ import optax
 
 import zkjax
 from zkjax import fixed
+from zkjax._arguments import Between, require
 from zkjax.errors import OptionError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
-from zkjax.models.hyperparameters import RATE_FRACTION, OptimizerConfig, hyperparameters
+from zkjax.models.hyperparameters import (
+    LARGEST_RATE,
+    MOST_ERROR,
+    RATE_FRACTION,
+    OptimizerConfig,
+    hyperparameters,
+)
 from zkjax.models.numerics import FixedPoint, Numerics
 from zkjax.models.optimizers import (
     MASTER,
@@ -138,8 +145,19 @@ def load_adapter(stored: Any) -> Any:
 
 
 def store_rate(learning_rate: float) -> np.ndarray:
-    """A learning rate below 4 as a uint16 with 14 fraction bits."""
-    return fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    """A learning rate of plain SGD, 0 or from 1/327 to 3.99, as a uint16 with 14 fraction bits.
+
+    Raises:
+      OptionError: it is held with more than 1 % error, or not at all.
+    """
+    require(learning_rate, Annotated[float, Between(0, LARGEST_RATE)], "store_rate: learning_rate")
+    stored = fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
+    if abs(stored * 2.0**-RATE_FRACTION - learning_rate) > MOST_ERROR * learning_rate:
+        raise OptionError(
+            f"store_rate: learning_rate = {learning_rate} is held by {RATE_FRACTION} fraction bits "
+            "with more than 1 % error; those of an OptimizerConfig go down to 9.5e-07"
+        )
+    return stored
 
 
 def make_logits(run: FineTuning) -> Callable:
@@ -245,7 +263,7 @@ def make_gradient(run: FineTuning) -> Callable:
 
 def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
     """``make_gradient`` of tokens (micro_batches, batch, length + 1): the means over all."""
-    gradient, numerics = make_gradient(run), run.numerics
+    gradient, numerics, share = make_gradient(run), run.numerics, 1.0 / micro_batches
 
     def accumulated(base, adapter, batch):
         tokens, _ = split_batch(batch)
@@ -255,7 +273,6 @@ def make_accumulated(run: FineTuning, micro_batches: int) -> Callable:
                 f"{micro_batches} they are ({micro_batches}, batch, length + 1)"
             )
         grads, losses = jax.lax.map(lambda part: gradient(base, adapter, part), batch)
-        share = 1.0 / micro_batches
         grads = jax.tree.map(lambda g: jnp.sum(g, axis=0), grads)
         grads = jax.tree.map(lambda g: numerics.scale(g, share, "gradient"), grads)
         return grads, jnp.sum(losses) * numerics.constant(share)
@@ -292,24 +309,14 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     What is differentiated is the sum of all losses times ``loss_scale``; the rest of the mean's
     factor meets the gradient when that is rounded.
     """
-    gradient = make_gradient(run)
-    if optimizer is not None and optimizer.gradient_accumulation_steps > 1:
-        gradient = make_accumulated(run, optimizer.gradient_accumulation_steps)
-
-    def update(transformation, base, adapter, state, tokens, hyper):
-        weights = decode_base(run, base)
-        masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
-        grads, loss = gradient(weights, masters, tokens)
-        updates, state = transformation.update(grads, state, masters, **hyper)
-        new = optax.apply_updates(masters, updates)
-        stored = jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new)
-        return stored, state, fixed.encode(loss, LOSS_FRACTION)
+    gradient = _stored_gradient(run, optimizer)
 
     def sgd_step(base, adapter, tokens, learning_rate):
         rate = fixed.decode(learning_rate, RATE_FRACTION)
         sgd, hyper = scale_by_learning_rate(), {"learning_rate": rate}
-        new, _, loss = update(sgd, base, adapter, sgd.init(adapter), tokens, hyper)
-        return new, loss
+        masters, grads, loss = gradient(base, adapter, tokens)
+        new, _ = _updated(sgd, masters, sgd.init(adapter), grads, hyper)
+        return new, fixed.encode(loss, LOSS_FRACTION)
 
     if optimizer is None:
         return sgd_step
@@ -318,6 +325,57 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
 
     def step(base, adapter, state, tokens, hyper):
         hyper = decode_hyperparameters(optimizer, numerics, hyper)
-        return update(transformation, base, adapter, state, tokens, hyper)
+        masters, grads, loss = gradient(base, adapter, tokens)
+        new, state = _updated(transformation, masters, state, grads, hyper)
+        return new, state, fixed.encode(loss, LOSS_FRACTION)
 
     return step
+
+
+def _stored_gradient(run: FineTuning, optimizer: OptimizerConfig | None) -> Callable:
+    """(stored base, stored adapter, batch) -> (adapter, gradient, loss) as values."""
+    micro_batches = 1 if optimizer is None else optimizer.gradient_accumulation_steps
+    gradient = make_gradient(run) if micro_batches == 1 else make_accumulated(run, micro_batches)
+
+    def stored(base, adapter, batch):
+        masters = jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), adapter)
+        return masters, *gradient(decode_base(run, base), masters, batch)
+
+    return stored
+
+
+def _updated(transformation, masters, state, grads, hyper) -> tuple[Any, Any]:
+    """The stored adapter and state after a step, of values."""
+    updates, state = transformation.update(grads, state, masters, **hyper)
+    new = optax.apply_updates(masters, updates)
+    return jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new), state
+
+
+def make_gradient_step(run: FineTuning, optimizer: OptimizerConfig) -> Callable:
+    """The first part of ``make_step``, for a proof of its own that needs less memory: (base,
+    adapter, batch) -> (gradient as int32 with 24 fraction bits, loss).
+    """
+    gradient = _stored_gradient(run, optimizer)
+
+    def first(base, adapter, batch):
+        _, grads, loss = gradient(base, adapter, batch)
+        stored = jax.tree.map(lambda g: fixed.encode(g, MASTER.fraction), grads)
+        return stored, fixed.encode(loss, LOSS_FRACTION)
+
+    return first
+
+
+def make_update_step(run: FineTuning, optimizer: OptimizerConfig) -> Callable:
+    """The second part: (adapter, state, gradient, hyperparameters) -> (new adapter, new state)."""
+    numerics = require_fixed(run)
+    transformation = make_optimizer(optimizer, numerics)
+
+    def second(adapter, state, gradient, hyper):
+        hyper = decode_hyperparameters(optimizer, numerics, hyper)
+        masters, grads = (
+            jax.tree.map(lambda x: fixed.decode(x, MASTER.fraction), tree)
+            for tree in (adapter, gradient)
+        )
+        return _updated(transformation, masters, state, grads, hyper)
+
+    return second

@@ -54,6 +54,16 @@ def test_nothing_is_of_the_checkout(path):
     """No file is read, and nothing is imported but the package and what its extras bring."""
     text = "\n".join("".join(c["source"]) for c in code_cells(path))
     modules = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
-    known = {"dataclasses", "glob", "importlib", "shutil", "jax", "matplotlib", "numpy", "zkjax"}
+    known = {
+        "dataclasses",
+        "glob",
+        "importlib",
+        "shutil",
+        "tempfile",
+        "jax",
+        "matplotlib",
+        "numpy",
+        "zkjax",
+    }
     assert modules <= known
     assert "open(" not in text and "Path(" not in text

@@ -90,8 +90,8 @@ def _commit(
     sessions: int | None,
     profile: str,
 ) -> Committed:
-    digest = None if base is None else base[1]
-    weights, layers, scale = load_adapter(adapter)
+    config, digest = (None, None) if base is None else base
+    weights, layers, scale = load_adapter(adapter, config)
     log2_scale = dyadic_scale(scale)
     if sealed is not None:
         if log2_scale is None:

@@ -3,7 +3,8 @@ as far as it got, and from which the run can go on.
 
     run.json, formats.json    what is public and fixed (``settings.Facts``), and the formats
     start/, step-1/, ...      claims.json and proof.zkp of each proof; statement.zks beside start/'s
-    statement.zks             that of every step
+    statement.zks             that of every step; where steps are split gradient.zks too, and
+                              gradient-claims.json and gradient.zkp with every step
     metrics.jsonl             a line a step
     adapter/                  the last adapter, in PEFT's format
     report.json, loss.png     what was learned
@@ -22,7 +23,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,6 +38,23 @@ from zkjax.proofs.training.settings import MOST_SETTINGS, Facts, Settings
 
 KEPT = 2  # states of the last steps
 MOST_METRICS = 1 << 28
+
+
+class Files(NamedTuple):
+    """The names of what belongs to one proof."""
+
+    claims: str
+    proof: str
+    statement: str
+
+
+WHOLE = Files("claims.json", "proof.zkp", "statement.zks")
+GRADIENT = Files("gradient-claims.json", "gradient.zkp", "gradient.zks")
+
+
+def names(proofs: int) -> list[Files]:
+    """Of a step's proofs, one or two."""
+    return [WHOLE] if proofs == 1 else [GRADIENT, WHOLE]
 
 
 class RunFolder:
@@ -128,9 +146,13 @@ class RunFolder:
             if int(old.name.partition("-")[2]) < before:
                 shutil.rmtree(old)
 
-    def keep_proof(self, name: str, proof: zkjax.Proof, left_out: int, statement: Any) -> None:
-        """The files of a proof, without its first public inputs, which are known otherwise."""
-        claims = proof.claims
+    def keep_proofs(
+        self, name: str, proofs: list[zkjax.Proof], left_out: int, statement: Statement | None
+    ) -> None:
+        """The files of the proofs of a step, the first one without its first public inputs, which
+        are known otherwise.
+        """
+        claims = proofs[0].claims
         told = zkjax.Claims(
             claims.statement,
             claims.profile,
@@ -140,10 +162,12 @@ class RunFolder:
             claims.output_commitments,
             claims.context,
         )
+        of = [told, *(p.claims for p in proofs[1:])]
         with self.appearing(name) as folder:
-            write_atomically(folder / "claims.json", told.to_json().encode())
-            proof.save(folder / "proof.zkp")
-            if isinstance(statement, Statement):
+            for files, proof, claims in zip(names(len(proofs)), proofs, of, strict=True):
+                write_atomically(folder / files.claims, claims.to_json().encode())
+                proof.save(folder / files.proof)
+            if statement is not None:
                 statement.save(folder / "statement.zks")
 
     def keep_plain(self, step: int, adapter: Any, optimizer: Any) -> None:
@@ -188,10 +212,11 @@ class RunFolder:
         self.fix("private/data", data.encode())
         self.fix("run.json", facts.encode())
 
-    def fix_statement(self, statement: Statement) -> None:
-        """That of every step, beside them."""
-        path = self.path / "statement.zks"
-        if not path.exists():
-            statement.save(path)
-        elif Statement.load(path).digest != statement.digest:
-            raise OptionError(f"{path} is of another run, or of another version of zkjax")
+    def fix_statements(self, statements: list[Statement]) -> None:
+        """Those of every step, beside them."""
+        for files, statement in zip(names(len(statements)), statements, strict=True):
+            path = self.path / files.statement
+            if not path.exists():
+                statement.save(path)
+            elif Statement.load(path).digest != statement.digest:
+                raise OptionError(f"{path} is of another run, or of another version of zkjax")

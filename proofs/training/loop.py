@@ -35,26 +35,30 @@ def expected_seconds(steps: int, proof: bool) -> dict[str, float]:
     return stages | {"report": 10.0}
 
 
-def check_run(settings: Settings) -> Check:
-    """The dry run of a step: what its proof would cost."""
+def check_run(settings: Settings) -> list[Check]:
+    """The dry run of a step: what its proof would cost, or its two proofs."""
     problem = load_problem(settings, progress=lambda done, of: None)
     told = StepStatement(problem.facts, problem.run)
     adapter = problem.first_adapter()
     state, batch = told.init_state(adapter), problem.batch(0)
-    args = (
-        problem.base if settings.public_base else zkjax.Private(problem.base, ranged=True),
-        zkjax.Private(adapter),
-        zkjax.Private(state) if told.has_state else state,
-        batch if settings.public_data else zkjax.Private(batch),
-        told.hyperparameters(0),
-    )
-    run = check(told.step, sealed_outputs=told.sealed_outputs, profile=settings.profile)
-    return run(*args)
+    base = problem.base if settings.public_base else zkjax.Private(problem.base, ranged=True)
+    mine = zkjax.Private(adapter)
+    kept = zkjax.Private(state) if told.has_state else state
+    batch = batch if settings.public_data else zkjax.Private(batch)
+    hyper, profile = told.hyperparameters(0), settings.profile
+    if not problem.facts.split:
+        run = check(told.step, sealed_outputs=told.sealed_outputs, profile=profile)
+        return [run(base, mine, kept, batch, hyper)]
+    first = check(told.gradient_step, sealed_outputs=(True, False), profile=profile)
+    second = check(told.update_step, sealed_outputs=(True, told.has_state), profile=profile)
+    found = first(base, mine, batch)
+    gradient = zkjax.Private(jax.tree.map(np.asarray, found.outputs[0]))
+    return [found, second(mine, kept, gradient, hyper)]
 
 
 def train(
     settings: Settings | None,
-    out: Path,
+    out: str | Path,
     *,
     proof: bool = True,
     progress: Progress | None = None,
@@ -69,7 +73,7 @@ def train(
     Returns:
       what ``report`` gave, with "steps", "losses", "proved" and the seconds of all stages.
     """
-    folder = RunFolder(out) if settings is None else RunFolder.create(out, settings)
+    folder = RunFolder(Path(out)) if settings is None else RunFolder.create(Path(out), settings)
     try:
         return _train(folder, proof and not (folder.private / "plain").exists(), progress, report)
     finally:
@@ -160,7 +164,8 @@ class _Proved:
         self.problem, self.folder, self.course = problem, folder, course
         self.told = StepStatement(problem.facts, problem.run)
         settings = problem.settings
-        self.profile, self.openings = settings.profile, SPARE + 1 + settings.sessions
+        self.profile, proofs = settings.profile, 2 if problem.facts.split else 1
+        self.openings = proofs * (SPARE + 1) + settings.sessions
         self._seal: Any = {"profile": self.profile, "openings": self.openings}
         self._first = problem.first_adapter()
         self._first_state = self.told.init_state(self._first)
@@ -170,8 +175,8 @@ class _Proved:
         if not (folder.path / "start").exists():
             self._begin()
         self.adapter, self.state = folder.load_state(self.done, self._first, self._first_state)
-        statement = self.told.trace(problem.base, self._first, self._first_state, problem.batch(0))
-        folder.fix_statement(statement)
+        statements = self.told.trace(problem.base, self._first, self._first_state, problem.batch(0))
+        folder.fix_statements(statements)
 
     def _sealed_base(self) -> zkjax.Sealed:
         if not (self.folder.private / "base").exists():
@@ -194,32 +199,48 @@ class _Proved:
         _, proof = prove(adapter, state)
         self.folder.keep_state(0, adapter, state if self.told.has_state else None)
         statement = self.told.trace_start(self._first, self._first_state)
-        self.folder.keep_proof("start", proof, 0, statement)
+        self.folder.keep_proofs("start", [proof], 0, statement)
 
     def step(self, k: int) -> tuple[int, dict[str, Any]]:
         problem, told = self.problem, self.told
         batch = problem.batch(k)
         if not problem.settings.public_data:
             batch = zkjax.seal(batch, openings=1, profile=self.profile)
-        prove = zkjax.prove(
-            told.step,
-            sealed_outputs=told.sealed_outputs,
-            profile=self.profile,
-            openings=self.openings,
-            context=problem.facts.context(k + 1),
-            progress=self.course.inner,
-        )
-        outputs, proof = prove(self.base, self.adapter, self.state, batch, told.hyperparameters(k))
-        adapter, state, loss = outputs
+        make = self._split if problem.facts.split else self._together
+        adapter, state, loss, proofs = make(batch, told.hyperparameters(k), k)
         self.folder.keep_state(k + 1, adapter, state if told.has_state else None)
         known = len(jax.tree.leaves(problem.base)) if problem.settings.public_base else 0
-        self.folder.keep_proof(f"step-{k + 1}", proof, known, None)
+        self.folder.keep_proofs(f"step-{k + 1}", proofs, known, None)
         self.folder.forget_states(k)
         self.done = k + 1
         self.adapter, self.state = self.folder.load_state(k + 1, self._first, self._first_state)
-        report = proof.report or {}
-        names = ("prove_seconds", "proof_bytes", "peak_memory_bytes", "lookups", "soundness_bits")
-        return int(loss), {name: report[name] for name in names if name in report}
+        reports = [proof.report or {} for proof in proofs]
+        figures = {name: sum(r[name] for r in reports) for name in ("prove_seconds", "proof_bytes")}
+        figures["peak_memory_bytes"] = max(r["peak_memory_bytes"] for r in reports)
+        figures["soundness_bits"] = min(r["soundness_bits"] for r in reports)
+        return int(loss), figures | {"lookups": [r["lookups"] for r in reports]}
+
+    def _prove(self, function: Callable, sealed_outputs: Any, k: int, openings: int) -> Callable:
+        return zkjax.prove(
+            function,
+            sealed_outputs=sealed_outputs,
+            profile=self.profile,
+            openings=openings,
+            context=self.problem.facts.context(k + 1),
+            progress=self.course.inner,
+        )
+
+    def _together(self, batch: Any, hyper: Any, k: int) -> tuple[Any, Any, Any, list[zkjax.Proof]]:
+        prove = self._prove(self.told.step, self.told.sealed_outputs, k, self.openings)
+        (adapter, state, loss), proof = prove(self.base, self.adapter, self.state, batch, hyper)
+        return adapter, state, loss, [proof]
+
+    def _split(self, batch: Any, hyper: Any, k: int) -> tuple[Any, Any, Any, list[zkjax.Proof]]:
+        prove = self._prove(self.told.gradient_step, (True, False), k, 1)
+        (gradient, loss), first = prove(self.base, self.adapter, batch)
+        prove = self._prove(self.told.update_step, (True, self.told.has_state), k, self.openings)
+        (adapter, state), second = prove(self.adapter, self.state, gradient, hyper)
+        return adapter, state, loss, [first, second]
 
     def finish(self) -> Any:
         return self.adapter.tree

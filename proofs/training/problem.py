@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from zkjax.errors import OptionError
+from zkjax.fixed import Format
+from zkjax.fixed.sites import Site
 from zkjax.models.adapter import init_adapter, warm_adapter
 from zkjax.models.checkpoint import load_model, model_digest
 from zkjax.models.config import config_to_json
@@ -24,6 +26,8 @@ from zkjax.proofs.training.settings import ALL, DEMO, Facts, Settings
 
 LOOKED_AT = 6  # rows that formats are chosen from
 HELD_OUT = 16  # rows at most
+LEARNED = 5  # bits by which what passes an adapter may grow while that is trained
+MOST_TOGETHER = 1 << 18  # parameters of an adapter whose gradient and update share a proof
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,18 @@ def load_problem(
         masked=masked,
         public_base=settings.public_base,
         public_data=settings.public_data,
+        split=_size(run) > MOST_TOGETHER if settings.split is None else settings.split,
         profile=settings.profile,
     )
     base = store_base(parameters, found.weight_fractions)
     data = hashlib.blake2s(b"".join(np.ascontiguousarray(x).tobytes() for x in examples))
     return Problem(settings, facts, run, found, parameters, base, examples, held, data.hexdigest())
+
+
+def _size(run: FineTuning) -> int:
+    """Parameters of the adapter."""
+    shapes = [run.model.projection_shape(target) for target in run.lora.targets]
+    return run.model.num_hidden_layers * run.lora.r * sum(i + o for i, o in shapes)
 
 
 def _split(examples: Examples, held: Examples | None) -> tuple[Examples, Examples]:
@@ -160,7 +171,22 @@ def _formats(settings, run, parameters, digest, examples, kept, progress) -> Cal
     texts = examples.tokens[:LOOKED_AT, None]
     adapter = warm_adapter(run.model, run.lora, jax.random.key(settings.seed))
     adapter = jax.tree.map(np.asarray, adapter)
-    return calibrate(
+    found = calibrate(
         run, parameters, adapter, texts, room=settings.room,
         progress=lambda done: progress(done, len(texts)),
     )  # fmt: skip
+    return replace(found, sites=_with_room_to_learn(found.sites))
+
+
+def _with_room_to_learn(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """What passes an adapter grows with it. It has few elements, so bits of range cost little."""
+
+    def wider(form: Format) -> Format:
+        return Format(form.fraction, form.bits + LEARNED)
+
+    return {
+        name: site._replace(forward=wider(site.forward), backward=wider(site.backward))
+        if name.endswith(".lora")
+        else site
+        for name, site in sites.items()
+    }

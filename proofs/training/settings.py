@@ -49,6 +49,8 @@ class Settings(Checked):
       room: bits of range beyond what is usual, where formats are chosen.
       seed: of the first adapter and of the order of rows.
       sessions: proofs that the last adapter's commitment can enter later.
+      split: two proofs a step, of the gradient and of the optimizer, which take less memory than
+        one; by default those of adapters of more than 2^18 parameters.
       The others are those of ``LoraConfig`` and ``OptimizerConfig``.
     """
 
@@ -61,9 +63,9 @@ class Settings(Checked):
     targets: Sequence[str] = ("q_proj", "v_proj")
     rank: Size = 8
     alpha: Positive = 16.0
-    optimizer: str = "adamw"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = 1e-3
-    schedule: str = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     momentum: float = 0.0
     nesterov: bool = False
@@ -83,6 +85,7 @@ class Settings(Checked):
     room: Annotated[float, Between(0, 8)] = 1.0
     seed: Annotated[int, Between(0, 1 << 31)] = 0
     sessions: Annotated[int, Between(0, 1 << 12)] = 8
+    split: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -137,6 +140,7 @@ class Facts(Checked):
       config: its configuration (``models.config.config_to_json``).
       masked: some predictions are not learned; which, and how many, is as private as the data.
       formats: digest of the file of formats.
+      split: a step has two proofs, of its gradient and of the optimizer.
     """
 
     model: str | None
@@ -152,6 +156,7 @@ class Facts(Checked):
     masked: bool
     public_base: bool
     public_data: bool
+    split: bool
     profile: Literal["s100", "s128"]
     version: Annotated[int, Between(VERSION, VERSION)] = VERSION
 

@@ -12,7 +12,14 @@ import numpy as np
 
 import zkjax
 from zkjax.program.statement import Statement
-from zkjax.proofs.finetune import FineTuning, init_state, make_hyperparameters, make_step
+from zkjax.proofs.finetune import (
+    FineTuning,
+    init_state,
+    make_gradient_step,
+    make_hyperparameters,
+    make_step,
+    make_update_step,
+)
 from zkjax.proofs.training.settings import Facts
 
 
@@ -27,8 +34,9 @@ def start(adapter: Any, state: Any) -> tuple[Any, Any]:
 class StepStatement:
     """One step of a run as a function of (base, adapter, state, batch, hyper-parameters).
 
-    The base model and the batch are public or private as the facts say. The optimizer's state is
-    one private value, unless the optimizer has none.
+    It is proved as a whole, or in two parts: its gradient, and what the optimizer makes of it. The
+    base model and the batch are public or private as the facts say. The optimizer's state is one
+    private value, unless the optimizer has none.
     """
 
     facts: Facts
@@ -37,6 +45,14 @@ class StepStatement:
     @cached_property
     def step(self) -> Callable:
         return make_step(self.run, self.facts.optimizer_config)
+
+    @cached_property
+    def gradient_step(self) -> Callable:
+        return make_gradient_step(self.run, self.facts.optimizer_config)
+
+    @cached_property
+    def update_step(self) -> Callable:
+        return make_update_step(self.run, self.facts.optimizer_config)
 
     @cached_property
     def hyperparameters(self) -> Callable[[int], dict]:
@@ -59,16 +75,21 @@ class StepStatement:
         """(new adapter, new state, loss)."""
         return True, self.has_state, False
 
-    def trace(self, base: Any, adapter: Any, state: Any, batch: Any) -> Statement:
-        """The statement of every step; of private arguments only shapes and types are used."""
-        args = (
-            base if self.facts.public_base else zkjax.Private(base, ranged=True),
-            zkjax.Private(adapter),
-            zkjax.Private(state) if self.has_state else state,
-            batch if self.facts.public_data else zkjax.Private(batch),
-        )
-        trace = zkjax.trace(self.step, sealed_outputs=self.sealed_outputs)
-        return trace(*args, self.hyperparameters(0))
+    def trace(self, base: Any, adapter: Any, state: Any, batch: Any) -> list[Statement]:
+        """The statements of every step, one or two; of private arguments only shapes and types are
+        used.
+        """
+        base = base if self.facts.public_base else zkjax.Private(base, ranged=True)
+        mine = zkjax.Private(adapter)
+        kept = zkjax.Private(state) if self.has_state else state
+        batch = batch if self.facts.public_data else zkjax.Private(batch)
+        hyper = self.hyperparameters(0)
+        if not self.facts.split:
+            trace = zkjax.trace(self.step, sealed_outputs=self.sealed_outputs)
+            return [trace(base, mine, kept, batch, hyper)]
+        first = zkjax.trace(self.gradient_step, sealed_outputs=(True, False))
+        second = zkjax.trace(self.update_step, sealed_outputs=(True, self.has_state))
+        return [first(base, mine, batch), second(mine, kept, mine, hyper)]
 
     def trace_start(self, adapter: Any, state: Any) -> Statement:
         private = zkjax.Private(state) if self.has_state else state

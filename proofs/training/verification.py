@@ -24,6 +24,7 @@ from zkjax.proof import Claims, Commitment, Proof
 from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.demo import demo_model
 from zkjax.proofs.finetune import LOSS_FRACTION, FineTuning, store_base, stored_like
+from zkjax.proofs.training.folder import WHOLE, Files, names
 from zkjax.proofs.training.settings import DEMO, MOST_SETTINGS, Facts
 from zkjax.proofs.training.statement import StepStatement
 from zkjax.verify import require_profile, verify_statement
@@ -59,7 +60,7 @@ def is_run(folder: Path) -> bool:
 
 
 def verify_run(
-    folder: Path,
+    folder: str | Path,
     base: str | None = None,
     *,
     least: str = "s100",
@@ -77,6 +78,7 @@ def verify_run(
       VerificationError: names the step and the check that fails.
       StatementError, CheckpointError: a file cannot be used.
     """
+    folder = Path(folder)
     facts = Facts.decode(read_capped(folder / "run.json", MOST_SETTINGS), str(folder / "run.json"))
     if run_digest is not None and run_digest != facts.digest:
         raise VerificationError("run", f"it is the run {facts.digest.hex()}")
@@ -101,22 +103,25 @@ def verify_run(
     )
     progress(1, count + 1)
     known = dict(enumerate(jax.tree.leaves(stored))) if facts.public_base else {}
-    statement = None
+    statements: list[Statement] = []
     run = VerifiedRun(facts, count, [], current[0], None, [], began.bits, began.size)
     for k in range(count):
-        where = f"step {k + 1}"
-        step = _Proof(folder / f"step-{k + 1}", facts.context(k + 1), facts.profile)
-        if statement is None:
+        where, files = f"step {k + 1}", names(2 if facts.split else 1)
+        place = folder / f"step-{k + 1}"
+        proofs = [_Proof(place, facts.context(k + 1), facts.profile, f) for f in files]
+        if not statements:
             if not facts.public_base:
-                stored = _shapes(step.claims, told, where)
-            statement = told.trace(stored, adapter, state, batch)
-        step.verify(statement, known, where)
-        _require_hyperparameters(step.claims, told.hyperparameters(k), where)
-        current = _require_link(told, step.claims, current, run, where)
-        (loss,) = step.claims.outputs.values()
+                stored = _shapes(proofs[0].claims, told, where)
+            statements = told.trace(stored, adapter, state, batch)
+        for proof, statement in zip(proofs, statements, strict=True):
+            proof.verify(statement, known if proof is proofs[0] else {}, where)
+            run.soundness_bits = min(run.soundness_bits, proof.bits)
+            run.proof_bytes += proof.size
+        first, last = proofs[0].claims, proofs[-1].claims
+        _require_hyperparameters(last, told.hyperparameters(k), where)
+        current = _require_link(told, first, last, current, run, where)
+        (loss,) = first.outputs.values()
         run.losses.append(float(loss) * 2.0**-LOSS_FRACTION)
-        run.soundness_bits = min(run.soundness_bits, step.bits)
-        run.proof_bytes += step.size
         progress(k + 2, count + 1)
     return replace(run, adapter=current[0])
 
@@ -158,9 +163,9 @@ def _shapes(claims: Claims, told: StepStatement, where: str) -> Any:
 class _Proof:
     """The files of one proof, for this place in this run."""
 
-    def __init__(self, folder: Path, context: bytes, profile: str):
-        self.claims = Claims.from_json(read_capped(folder / "claims.json", MAX_CLAIMS))
-        self.data = read_capped(folder / "proof.zkp", MAX_PROOF)
+    def __init__(self, folder: Path, context: bytes, profile: str, files: Files = WHOLE):
+        self.claims = Claims.from_json(read_capped(folder / files.claims, MAX_CLAIMS))
+        self.data = read_capped(folder / files.proof, MAX_PROOF)
         self.size, self.bits = len(self.data), 0.0
         if self.claims.context != context:
             raise VerificationError("claims", f"{folder.name} is of another run or step")
@@ -191,18 +196,28 @@ def _require_hyperparameters(claims: Claims, expected: Any, where: str) -> None:
 
 
 def _require_link(
-    told: StepStatement, claims: Claims, before: tuple, run: VerifiedRun, where: str
+    told: StepStatement, first: Claims, last: Claims, before: tuple, run: VerifiedRun, where: str
 ) -> tuple[Commitment, Commitment | None]:
-    """What a step takes is what the last one gave; its own adapter and state."""
-    taken, made = list(claims.input_commitments), list(claims.output_commitments)
+    """What a step takes is what the last one gave: its own adapter and state. Of two proofs the
+    second takes the same adapter, and the gradient that the first gave.
+    """
+    taken, later = list(first.input_commitments), list(last.input_commitments)
     if not told.facts.public_base:
         base = taken.pop(0)
         if run.base not in (None, base):
             raise VerificationError("chain", f"{where} has another base model")
         run.base = base
-    here = (taken.pop(0), taken.pop(0) if told.has_state else None)
+    adapter, source = taken.pop(0), taken
+    if told.facts.split:
+        if later.pop(0) != adapter:
+            raise VerificationError("chain", f"{where}: the optimizer has another adapter")
+        source = later
+    here = (adapter, source.pop(0) if told.has_state else None)
     if here != before:
         raise VerificationError("chain", f"{where} does not go on from the step before it")
+    if told.facts.split and later.pop(0) != first.output_commitments[0]:
+        raise VerificationError("chain", f"{where}: the optimizer has another gradient")
     if not told.facts.public_data:
         run.batches.append(taken.pop(0))
+    made = last.output_commitments
     return made[0], made[1] if told.has_state else None

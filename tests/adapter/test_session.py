@@ -18,6 +18,7 @@ from zkjax.models.llama import Llama
 from zkjax.models.numerics import FixedPoint
 from zkjax.models.peft import save_adapter
 from zkjax.proofs.adapter import Contributor, Leakage, Session, commit_adapter, loss_of
+from zkjax.proofs.adapter.arithmetic import Arithmetic
 from zkjax.proofs.adapter.store import commit_folder, load_contributor
 from zkjax.proofs.finetune import bind, store_adapter
 
@@ -168,8 +169,16 @@ def test_a_ratio_that_is_no_power_of_two_is_folded_into_b(tmp_path):
         t: {"a": w["a"], "b": w["b"].astype(np.float32).astype(np.float64) * lora.scale}
         for t, w in weights.items()
     }
-    stored = jax.tree.map(lambda w: np.floor(w * 4096 + 0.5).astype(np.int16), scaled)
-    assert np.array_equal(logits, local(TOKENS, (stored, (0, 1, 2), 0)))
+    of = dict(zip("ab", done.manifest.fractions, strict=True))
+    rounded = {
+        t: {k: np.floor(w * 2.0 ** of[k] + 0.5) * 2.0 ** -of[k] for k, w in parts.items()}
+        for t, parts in scaled.items()
+    }
+    arithmetic = Arithmetic(CONFIG)
+    with x64():
+        model = bind(CONFIG, arithmetic.decode(base()))
+        alone = model(TOKENS, rounded, 1.0, arithmetic.with_adapter(lora.targets))
+    assert np.array_equal(logits, np.asarray(alone))
 
 
 def test_losses_are_those_of_the_fine_tuning_statement():

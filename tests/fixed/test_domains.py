@@ -10,6 +10,7 @@ import zkjax
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.errors import OptionError, ValueRangeError
+from zkjax.fixed.roots import sqrt_table
 from zkjax.fixed.softmax import _exp_fraction
 from zkjax.program.tables import Table, step_table
 
@@ -61,6 +62,20 @@ def test_rsqrt_is_the_floor_over_all_magnitudes(rng):
     y = np.asarray(fixed.rsqrt(x, 12, 20)) * 2.0**12  # y^2 x 2^14 <= 2^38 < (y + 1)^2 x 2^14
     for i, j in zip(k.astype(object), y.astype(np.int64).astype(object), strict=True):
         assert i * j * j <= 1 << 38 < i * (j + 1) * (j + 1)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "out_fraction", "bits"), [(24, 16, 52), (55, 33, 52), (1, 22, 31), (0, 4, 3)]
+)
+def test_sqrt_over_all_magnitudes(fraction, out_fraction, bits, rng):
+    """Every octave, the ends of rows, and 0, which is exact."""
+    firsts = sqrt_table(fraction, out_fraction, bits).columns[1]
+    inside = np.floor(2.0 ** rng.uniform(0, bits, 20000))
+    k = np.concatenate([firsts, firsts[1:] - 1, inside, [2.0**bits - 1]])
+    real = np.sqrt(k * 2.0**-fraction)
+    got = np.asarray(fixed.sqrt(k * 2.0**-fraction, fraction, out_fraction, bits))
+    assert np.all(np.abs(got - real) <= real * 2.0**-11 + 2.0 ** -(out_fraction + 1))
+    assert got[0] == 0
 
 
 def hardest(n: int, fraction: int) -> np.ndarray:
@@ -160,6 +175,8 @@ def test_what_is_outside_the_domain_is_refused():
         fixed.inverse_rms(np.ones((1, 4)), 4, -1.0, fixed.Format(12, 20))
     with pytest.raises(OptionError, match="between"):
         fixed.scale(np.ones(1), 1e30, 8)
+    with pytest.raises(OptionError, match="more than 46 bits"):
+        fixed.sqrt(np.ones(1), 0, 24)
     with pytest.raises(OptionError, match="131,073"):
         fixed.softmax(np.zeros((1, (1 << 17) + 1)))
     with pytest.raises(OptionError, match="holds nothing"):
@@ -175,6 +192,8 @@ OUTSIDE = {
     "divide": (lambda x: fixed.divide(fixed.decode(x, 0), fixed.decode(x, 0), 4), 0, "positive"),
     "quotient": (lambda x: fixed.divide(fixed.decode(x, 0), 1.0, 12, 12), 1, "fixed.divide"),
     "rsqrt": (lambda x: fixed.rsqrt(fixed.decode(x, 0), 12), 0, "positive"),
+    "sqrt": (lambda x: fixed.sqrt(fixed.decode(x, 0), 0, 4), -1, "square root"),
+    "sqrt of few bits": (lambda x: fixed.sqrt(fixed.decode(x, 0), 0, 4, 5), 32, "square root"),
     "onehot": (lambda x: fixed.onehot(x, 5), 5, "onehot"),
     "norm": (
         lambda x: fixed.inverse_rms(fixed.decode(x, 0)[None], 0, 0.0, (8, 9)),

@@ -19,6 +19,7 @@ from zkjax.models.hyperparameters import (
     hyperparameters,
     learning_rate,
 )
+from zkjax.proofs.finetune import store_rate
 
 PEAK = 3e-3
 
@@ -80,6 +81,16 @@ def test_rates_from_a_millionth_to_one_are_held(rate):
     assert abs(stored * 2.0**-config.rate_fraction / rate - 1) < 2.0**-10
 
 
+def test_a_rate_of_the_demo_s_step_is_held_or_refused():
+    assert store_rate(0.0) == 0 and store_rate(0.1) == 1638 and store_rate(3.99) == 65372
+    for rate in (1e-6, 1e-4, 0.001):
+        with pytest.raises(OptionError, match=rf"learning_rate = {rate} is held by 14.*9\.5e-07"):
+            store_rate(rate)
+    for rate in (-0.1, 4.0, float("nan")):
+        with pytest.raises(OptionError, match=r"learning_rate = .*from 0 to 3\.99"):
+            store_rate(rate)
+
+
 def test_b1_and_b2_are_close_to_what_was_asked_for():
     factors = OptimizerConfig("adamw", b1=0.9, b2=0.999, weight_decay=0.01).factors
     for name, value in (("b1", 0.9), ("b2", 0.999)):
@@ -90,8 +101,8 @@ def test_b1_and_b2_are_close_to_what_was_asked_for():
 REFUSED = {
     "a rate that is too small": ({"learning_rate": 1e-7}, "learning_rate = 1e-07.*9.5"),
     "a rate that is too large": ({"learning_rate": 4.0}, r"learning_rate = 4\.0.*3\.99"),
-    "another optimizer": ({"name": "rmsprop"}, "name = 'rmsprop'; it is one of sgd, adamw"),
-    "another schedule": ({"schedule": "step"}, "one of constant, linear, cosine"),
+    "another optimizer": ({"name": "rmsprop"}, "name = 'rmsprop'; it is one of 'sgd', 'adamw'"),
+    "another schedule": ({"schedule": "step"}, "one of 'constant', 'linear', 'cosine'"),
     "no end": ({"schedule": "cosine", "warmup_steps": 5, "total_steps": 5}, "total_steps = 5"),
     "negative steps": ({"warmup_steps": -1}, "warmup_steps = -1"),
     "momentum of adamw": ({"name": "adamw", "momentum": 0.9}, "momentum is of sgd"),

@@ -164,8 +164,10 @@ def every_hint_input() -> dict[str, np.ndarray]:
 
 
 @cache
-def training() -> tuple[Callable, tuple[Any, ...]]:
-    """An SGD step on the adapter of a one-layer LLaMA: the function and plain arguments."""
+def training(optimizer: Any = None) -> tuple[Callable, tuple[Any, ...]]:
+    """A step on the adapter of a one-layer LLaMA, of SGD or of an optimizer's configuration: the
+    function and plain arguments.
+    """
     from flax import nnx
 
     from zkjax.models.adapter import init_adapter
@@ -173,6 +175,8 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
     from zkjax.models.llama import Llama
     from zkjax.proofs.finetune import (
         FineTuning,
+        init_state,
+        make_hyperparameters,
         make_step,
         store_adapter,
         store_base,
@@ -193,4 +197,7 @@ def training() -> tuple[Callable, tuple[Any, ...]]:
     adapter = store_adapter(init_adapter(config, run.lora, jax.random.key(1)))
     adapter = jax.tree.map(lambda a: np.where(a == 0, 1 << 20, a).astype(np.int32), adapter)
     tokens = np.array([[3, 1, 4, 1, 5]], dtype=np.uint8)
-    return make_step(run), (base, adapter, tokens, store_rate(0.5))
+    if optimizer is None:
+        return make_step(run), (base, adapter, tokens, store_rate(0.5))
+    state, hyper = init_state(run, optimizer, adapter), make_hyperparameters(run, optimizer)(0)
+    return make_step(run, optimizer), (base, adapter, state, tokens, hyper)

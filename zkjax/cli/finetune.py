@@ -85,6 +85,10 @@ def finetune(
     sessions: Annotated[
         int | None, typer.Option(help="Proofs that the last adapter can enter later.")
     ] = None,
+    split: Annotated[
+        bool | None,
+        typer.Option(help="Two proofs a step, in less memory; so for large adapters by default."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model with LoRA, and prove every step. Ctrl-C is safe: --resume goes on."""
@@ -107,8 +111,14 @@ def finetune(
     enable_kernel_cache()
     if check:
         assert settings is not None
-        found = facts.expected(check_run(settings)) | {"steps": settings.steps}
-        show.as_json(found) if as_json else show.expected(found)
+        costs = [facts.expected(cost) for cost in check_run(settings)]
+        if as_json:
+            show.as_json({"command": "check", "steps": settings.steps, "proofs": costs})
+        else:
+            for name, cost in zip(("gradient", "optimizer"), costs, strict=False):
+                if len(costs) > 1:
+                    line(f"The proof of the {name}:")
+                show.expected(cost)
         return
     place = out if resume is None else resume
     with show.Phases() as phases:
