@@ -136,15 +136,11 @@ def loss_curves(run: FineTuning, base, adapter, tokens) -> dict[str, list[float]
 
 def plot_losses(curves: dict[str, list[float]], proved: int, path: Path) -> None:
     """Write a picture: the two curves, with the proved steps marked, and their difference."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # pyplot would change how a notebook shows pictures
 
     fixed, exact = np.array(curves["fixed"]), np.array(curves["float64"])
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(6, 5), layout="constrained", sharex=True, height_ratios=(2, 1)
-    )
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     upper.plot(exact, label="float64", linewidth=4, alpha=0.35)
     upper.plot(fixed, label="fixed point", linewidth=1.5)
     upper.plot(range(proved + 1), fixed[: proved + 1], "o", label="proved")
@@ -154,7 +150,6 @@ def plot_losses(curves: dict[str, list[float]], proved: int, path: Path) -> None
     lower.plot(1000 * (fixed - exact), color="C1")
     lower.set(xlabel="steps", ylabel="difference (1/1000)")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def expected_seconds(steps: int) -> dict[str, float]:

@@ -12,14 +12,13 @@ from zkjax.proofs.comparison import Comparison
 
 def plot_calibration(calibration: Calibration, comparison: Comparison, path: Path) -> None:
     """Write a picture: the losses of both arithmetics, and the bits of every site."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # pyplot would change how a notebook shows pictures
 
     names = sorted(calibration.sites)
-    figure, (losses, bits) = plt.subplots(
-        1, 2, figsize=(9, 1.5 + 0.19 * len(names)), layout="constrained"
+    figure = Figure(figsize=(9, 1.5 + 0.19 * len(names)), layout="constrained")
+    losses, bits = figure.subplots(
+        1,
+        2,
     )
     pairs = np.array(comparison.losses)
     losses.plot(pairs[:, 0], pairs[:, 1], "o")
@@ -42,4 +41,3 @@ def plot_calibration(calibration: Calibration, comparison: Comparison, path: Pat
     bits.set(xlabel="powers of two that a format holds", title="formats")
     bits.legend(fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

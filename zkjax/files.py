@@ -14,13 +14,19 @@ from typing import BinaryIO
 from zkjax.errors import StatementError
 
 
+def require_new(path: str | Path) -> Path:
+    """FileExistsError if there is anything at a path but an empty folder."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; choose another")
+    return path
+
+
 def new_folder(path: str | Path) -> Path:
     """An empty folder, made if it is missing, so that what one run keeps is never mixed with what
     another has kept; FileExistsError otherwise.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is not an empty folder; choose another")
+    path = require_new(path)
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 

@@ -40,6 +40,19 @@ KEPT = 2  # states of the last steps
 MOST_METRICS = 1 << 28
 
 
+NEW, OLD = ".new-", ".old-"  # a folder that is not complete, and one that is being replaced
+
+
+def _put_back(old: Path, target: Path) -> None:
+    """Undo a replacement that was not finished, or finish it."""
+    if not old.exists():
+        return
+    if target.exists():
+        shutil.rmtree(old)
+    else:
+        os.rename(old, target)
+
+
 class Files(NamedTuple):
     """The names of what belongs to one proof."""
 
@@ -67,17 +80,26 @@ class RunFolder:
         except BlockingIOError:
             raise OptionError(f"{path} is being trained by another process") from None
         except OSError as error:
-            raise OptionError(f"{path} holds no run ({error})") from error
-        for left in (*self.path.glob(".new-*"), *self.private.glob(".new-*")):
-            shutil.rmtree(left)
+            raise OptionError(f"{path} holds no run of zkjax finetune") from error
+        for place in (self.path, self.private):
+            for old in place.glob(f"{OLD}*"):
+                _put_back(old, place / old.name.removeprefix(OLD))
+            for left in place.glob(f"{NEW}*"):
+                shutil.rmtree(left)
 
     @classmethod
-    def create(cls, path: Path, settings: Settings) -> RunFolder:
+    def create(cls, path: Path, settings: Settings, proved: bool) -> RunFolder:
         new_folder(path)
         (path / "private").mkdir(mode=0o700)
         folder = cls(path)
+        write_atomically(folder.private / "proved", json.dumps(proved).encode(), private=True)
         write_atomically(folder.private / "settings.json", settings.encode(), private=True)
         return folder
+
+    @property
+    def proved(self) -> bool:
+        """Whether the run was begun with proofs."""
+        return json.loads(read_capped(self.private / "proved", MOST_SETTINGS)) is True
 
     def close(self) -> None:
         os.close(self._lock)
@@ -106,18 +128,21 @@ class RunFolder:
     def appearing(self, name: str) -> Iterator[Path]:
         """A folder that gets its name when it is complete, in place of what had it."""
         target = self.path / name
-        draft = target.with_name(f".new-{target.name}")
+        draft = target.with_name(f"{NEW}{target.name}")
+        old = target.with_name(f"{OLD}{target.name}")
         draft.mkdir(mode=0o700)
         try:
             yield draft
             sync_folder(draft)
             if target.exists():
-                shutil.rmtree(target)
+                os.rename(target, old)
             os.rename(draft, target)
+            sync_folder(target.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        sync_folder(target.parent)
+        finally:
+            _put_back(old, target)
 
     def steps(self) -> int:
         """Steps that are complete: all of them from the first on."""

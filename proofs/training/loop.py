@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import jax
 import numpy as np
 
 import zkjax
+from zkjax.errors import OptionError
 from zkjax.estimate import Check, check
+from zkjax.files import require_new
 from zkjax.models.peft import save_adapter
 from zkjax.progress import Course, Progress
 from zkjax.proofs.finetune import LOSS_FRACTION, load_adapter
@@ -22,6 +26,7 @@ from zkjax.proofs.training.statement import StepStatement, start
 
 # More openings than proofs: of one that was made and not kept, because the process ended then.
 SPARE = 8
+Note = Callable[[Any, dict[str, Any]], None]  # (loss, figures) of a step, for metrics.jsonl
 SAVE_SECONDS = 5.0  # between saved states of a run without proofs
 
 
@@ -60,7 +65,7 @@ def train(
     settings: Settings | None,
     out: str | Path,
     *,
-    proof: bool = True,
+    proof: bool | None = None,
     progress: Progress | None = None,
     report: Callable[[Problem, Any, RunFolder], dict[str, Any]] = lambda *_: {},
 ) -> dict[str, Any]:
@@ -68,53 +73,72 @@ def train(
 
     Args:
       settings: None to go on.
-      proof: prove every step. A run that was begun without proofs goes on without.
+      proof: prove every step (so by default); a run goes on as it was begun.
       report: called at the end with the problem, the last stored adapter and the folder.
     Returns:
       what ``report`` gave, with "steps", "losses", "proved" and the seconds of all stages.
     """
-    folder = RunFolder(Path(out)) if settings is None else RunFolder.create(Path(out), settings)
+    out, folder, kept = Path(out), None, None
+    if settings is None:
+        folder = RunFolder(out)
+        settings, kept, begun = folder.settings, folder.read("formats.json"), folder.proved
+        if proof not in (None, begun):
+            folder.close()
+            raise OptionError(f"{out} was begun {'with' if begun else 'without'} proofs")
+        proof = begun
+    else:
+        require_new(out)
+        proof = proof is not False
+        if settings.seed is None:
+            settings = replace(settings, seed=secrets.randbelow(1 << 31))
     try:
-        return _train(folder, proof and not (folder.private / "plain").exists(), progress, report)
+        course = Course(expected_seconds(settings.steps, proof), progress)
+        course.start("load")
+
+        def looked(done: int, of: int) -> None:
+            course.start("formats")
+            course.part(done, of, "rows looked at")
+
+        # Whatever is wrong with base model or data is found before there is a folder.
+        problem = load_problem(settings, kept, looked)
+        if folder is None:
+            folder = RunFolder.create(out, settings, proof)
+        folder.keep_facts(problem.facts, problem.formats.encode(), problem.data_digest)
+        return _train(problem, folder, proof, course, report)
     finally:
-        folder.close()
+        if folder is not None:
+            folder.close()
 
 
-def _train(folder: RunFolder, proof: bool, progress, report) -> dict[str, Any]:
-    settings = folder.settings
-    course = Course(expected_seconds(settings.steps, proof), progress)
-    course.start("load")
-    kept = folder.read("formats.json")
-
-    def looked(done: int, of: int) -> None:
-        course.start("formats")
-        course.part(done, of, "rows looked at")
-
-    problem = load_problem(settings, kept, looked)
-    folder.keep_facts(problem.facts, problem.formats.encode(), problem.data_digest)
+def _train(problem: Problem, folder: RunFolder, proof: bool, course: Course, report) -> dict:
     run = _Proved(problem, folder, course) if proof else _Plain(problem, folder)
     folder.cut_metrics(run.done)
-    for k in range(run.done, settings.steps):
+    for k in range(run.done, problem.settings.steps):
         course.start(f"step {k + 1}")
         began = time.perf_counter()
-        loss, told = run.step(k)
-        line = {
-            "step": k + 1,
-            "loss": loss * 2.0**-LOSS_FRACTION,
-            "learning_rate": learning_rate(problem, k),
-            "seconds": round(time.perf_counter() - began, 3),
-        }
-        folder.add_metrics(line | told)
+
+        def note(loss: Any, told: dict[str, Any], k: int = k, began: float = began) -> None:
+            """Before the step is kept, so that every step that is kept has its line."""
+            line = {
+                "step": k + 1,
+                "loss": int(loss) * 2.0**-LOSS_FRACTION,
+                "learning_rate": learning_rate(problem, k),
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+            folder.add_metrics(line | told)
+
+        run.step(k, note)
     adapter = run.finish()
     with folder.appearing("adapter") as target:
-        base = "zkjax demo base" if settings.base == DEMO else settings.base
-        save_adapter(target, load_adapter(adapter), problem.run.lora, base)
+        base = problem.settings.base
+        name = "zkjax demo base" if base == DEMO else base
+        save_adapter(target, load_adapter(adapter), problem.run.lora, name)
     course.start("report")
     found = report(problem, adapter, folder)
     course.stop()
     losses = [m["loss"] for m in folder.metrics()]
-    told = {"steps": settings.steps, "proved": proof, "losses": losses, "seconds": course.seconds}
-    return found | told
+    steps, seconds = problem.settings.steps, course.seconds
+    return found | {"steps": steps, "proved": proof, "losses": losses, "seconds": seconds}
 
 
 def learning_rate(problem: Problem, step: int) -> float:
@@ -138,15 +162,15 @@ class _Plain:
         if not self.done:
             folder.keep_plain(0, self.adapter, self.state)
 
-    def step(self, k: int) -> tuple[int, dict[str, Any]]:
+    def step(self, k: int, note: Note) -> None:
         hyper = self.told.hyperparameters(k)
         batch = self.problem.batch(k)
         new = self._step(self.problem.base, self.adapter, self.state, batch, hyper)
         self.adapter, self.state, loss = jax.tree.map(np.asarray, new)
         self.done = k + 1
+        note(loss, {})
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self._save()
-        return int(loss), {}
 
     def _save(self) -> None:
         self.folder.keep_plain(self.done, self.adapter, self.state)
@@ -201,7 +225,7 @@ class _Proved:
         statement = self.told.trace_start(self._first, self._first_state)
         self.folder.keep_proofs("start", [proof], 0, statement)
 
-    def step(self, k: int) -> tuple[int, dict[str, Any]]:
+    def step(self, k: int, note: Note) -> None:
         problem, told = self.problem, self.told
         batch = problem.batch(k)
         if not problem.settings.public_data:
@@ -209,16 +233,16 @@ class _Proved:
         make = self._split if problem.facts.split else self._together
         adapter, state, loss, proofs = make(batch, told.hyperparameters(k), k)
         self.folder.keep_state(k + 1, adapter, state if told.has_state else None)
+        reports = [proof.report or {} for proof in proofs]
+        figures = {name: sum(r[name] for r in reports) for name in ("prove_seconds", "proof_bytes")}
+        figures["peak_memory_bytes"] = max(r["peak_memory_bytes"] for r in reports)
+        figures["soundness_bits"] = min(r["soundness_bits"] for r in reports)
+        note(loss, figures | {"lookups": [r["lookups"] for r in reports]})
         known = len(jax.tree.leaves(problem.base)) if problem.settings.public_base else 0
         self.folder.keep_proofs(f"step-{k + 1}", proofs, known, None)
         self.folder.forget_states(k)
         self.done = k + 1
         self.adapter, self.state = self.folder.load_state(k + 1, self._first, self._first_state)
-        reports = [proof.report or {} for proof in proofs]
-        figures = {name: sum(r[name] for r in reports) for name in ("prove_seconds", "proof_bytes")}
-        figures["peak_memory_bytes"] = max(r["peak_memory_bytes"] for r in reports)
-        figures["soundness_bits"] = min(r["soundness_bits"] for r in reports)
-        return int(loss), figures | {"lookups": [r["lookups"] for r in reports]}
 
     def _prove(self, function: Callable, sealed_outputs: Any, k: int, openings: int) -> Callable:
         return zkjax.prove(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zkjax.errors import OptionError
+from zkjax.errors import OptionError, OverflowBoundError
 from zkjax.fixed import Format
 from zkjax.fixed.sites import Site
 from zkjax.models.adapter import init_adapter, warm_adapter
@@ -23,6 +23,7 @@ from zkjax.proofs.calibration import Calibration, calibrate
 from zkjax.proofs.demo import demo_model
 from zkjax.proofs.finetune import FineTuning, store_adapter, store_base
 from zkjax.proofs.training.settings import ALL, DEMO, Facts, Settings
+from zkjax.proofs.training.statement import StepStatement
 
 LOOKED_AT = 6  # rows that formats are chosen from
 HELD_OUT = 16  # rows at most
@@ -85,6 +86,8 @@ def load_problem(
     Raises:
       CheckpointError, OptionError, CalibrationError: whatever is wrong, before any long work.
     """
+    if settings.seed is None:
+        settings = replace(settings, seed=0)
     folder = None if settings.base == DEMO else Path(settings.base)
     config, parameters = demo_model() if folder is None else load_model(folder)
     if tuple(settings.targets) == ALL:
@@ -111,24 +114,15 @@ def load_problem(
         examples, None if settings.held_out is None else read(settings.held_out)
     )
     masked = bool((examples.labels == IGNORED).any() or (held.labels == IGNORED).any())
-    run = FineTuning(model=config, lora=settings.lora)
-    digest = model_digest(config, parameters)
-    found = _formats(settings, run, parameters, digest, examples, formats, progress)
-    found = replace(  # it is shown to everybody
-        found,
-        model=digest if settings.public_base else "",
-        data=found.data if settings.public_data else "",
-    )
-    run = found.apply(run)
-    optimizer = settings.optimizer_config
+    run, digest = FineTuning(model=config, lora=settings.lora), model_digest(config, parameters)
     facts = Facts(
         model=digest if settings.public_base else None,
         config=config_to_json(config),
-        formats=hashlib.blake2s(found.encode()).hexdigest(),
+        formats="",
         r=settings.rank,
         alpha=settings.alpha,
         targets=list(settings.targets),
-        optimizer=vars(optimizer),
+        optimizer=vars(settings.optimizer_config),
         steps=settings.steps,
         batch=settings.batch,
         length=settings.length,
@@ -138,9 +132,43 @@ def load_problem(
         split=_size(run) > MOST_TOGETHER if settings.split is None else settings.split,
         profile=settings.profile,
     )
-    base = store_base(parameters, found.weight_fractions)
+    facts.require_consistent()
     data = hashlib.blake2s(b"".join(np.ascontiguousarray(x).tobytes() for x in examples))
-    return Problem(settings, facts, run, found, parameters, base, examples, held, data.hexdigest())
+
+    def in_formats(found: Calibration) -> Problem:
+        found = replace(  # it is shown to everybody
+            found,
+            model=digest if settings.public_base else "",
+            data=found.data if settings.public_data else "",
+        )
+        told = replace(facts, formats=hashlib.blake2s(found.encode()).hexdigest())
+        base = store_base(parameters, found.weight_fractions)
+        rest = parameters, base, examples, held, data.hexdigest()
+        return Problem(settings, told, found.apply(run), found, *rest)
+
+    if formats is not None:
+        return in_formats(Calibration.decode(formats))
+    if settings.formats is not None:
+        found = Calibration.load(settings.formats)
+        found.require_model(digest)
+        return in_formats(found)
+    for room in (settings.room, settings.room / 2, 0.0):
+        problem = in_formats(_chosen(settings, run, parameters, examples, room, progress))
+        try:
+            _trace(problem)
+            return problem
+        except OverflowBoundError as error:
+            last = error
+    raise OptionError(
+        f"no formats were found in which a step can be proved ({last}); make some with zkjax "
+        "calibrate on more text, and name them by --formats"
+    )
+
+
+def _trace(problem: Problem) -> None:
+    """OverflowBoundError if a step cannot be proved in these formats."""
+    told, adapter = StepStatement(problem.facts, problem.run), problem.first_adapter()
+    told.trace(problem.base, adapter, told.init_state(adapter), problem.batch(0))
 
 
 def _size(run: FineTuning) -> int:
@@ -161,18 +189,13 @@ def _split(examples: Examples, held: Examples | None) -> tuple[Examples, Example
     return examples.take(rows[: count - aside]), examples.take(rows[count - aside :])
 
 
-def _formats(settings, run, parameters, digest, examples, kept, progress) -> Calibration:
-    if kept is not None:
-        return Calibration.decode(kept)
-    if settings.formats is not None:
-        found = Calibration.load(settings.formats)
-        found.require_model(digest)
-        return found
+def _chosen(settings, run, parameters, examples, room: float, progress) -> Calibration:
+    """Formats from what the run computes on the first rows."""
     texts = examples.tokens[:LOOKED_AT, None]
     adapter = warm_adapter(run.model, run.lora, jax.random.key(settings.seed))
     adapter = jax.tree.map(np.asarray, adapter)
     found = calibrate(
-        run, parameters, adapter, texts, room=settings.room,
+        run, parameters, adapter, texts, room=room,
         progress=lambda done: progress(done, len(texts)),
     )  # fmt: skip
     return replace(found, sites=_with_room_to_learn(found.sites))

@@ -96,16 +96,12 @@ def fixed_loss(problem: Problem, adapter: Any) -> float:
 
 def plot_losses(found: dict[str, Any], path: Path) -> None:
     """Write a picture: both curves, and their difference."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # pyplot would change how a notebook shows pictures
 
     ours, theirs = np.array(found["losses"]), np.array(found["float32_losses"])
     steps = np.arange(1, len(ours) + 1)
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(6, 5), layout="constrained", sharex=True, height_ratios=(2, 1)
-    )
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     upper.plot(steps, theirs, label="float32", linewidth=4, alpha=0.35)
     upper.plot(steps, ours, label="fixed point", linewidth=1.5)
     upper.set(ylabel="loss (nats a token)", title="fine-tuning: loss of every step")
@@ -114,4 +110,3 @@ def plot_losses(found: dict[str, Any], path: Path) -> None:
     lower.plot(steps, 1000 * (ours - theirs), color="C1")
     lower.set(xlabel="step", ylabel="difference (1/1000)")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -27,9 +27,16 @@ from zkjax.models.hyperparameters import OptimizerConfig
 
 VERSION = 1
 MOST_SETTINGS = 1 << 20  # bytes
+MOST_TOKENS, MOST_SCORES = 1 << 20, 1 << 24  # of a step, and of one head's attention
 DEMO = "demo"
 ALL = ("all",)
 OPTIMIZER = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
+
+
+def require_targets(targets: Sequence[str]) -> None:
+    """OptionError if there are none, or one twice."""
+    if not targets or len(set(targets)) != len(targets):
+        raise OptionError(f"targets = {list(targets)}; name linear layers, each of them once")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Settings(Checked):
       public_base, public_data: what verifiers see; the other is private.
       formats: from ``zkjax calibrate``; chosen from the data if None.
       room: bits of range beyond what is usual, where formats are chosen.
-      seed: of the first adapter and of the order of rows.
+      seed: of the first adapter and of the order of rows; drawn at random if None. Whoever knows
+        it knows the first A.
       sessions: proofs that the last adapter's commitment can enter later.
       split: two proofs a step, of the gradient and of the optimizer, which take less memory than
         one; by default those of adapters of more than 2^18 parameters.
@@ -83,12 +91,13 @@ class Settings(Checked):
     profile: Literal["s100", "s128"] = "s100"
     formats: str | None = None
     room: Annotated[float, Between(0, 8)] = 1.0
-    seed: Annotated[int, Between(0, 1 << 31)] = 0
+    seed: Annotated[int, Between(0, 1 << 31)] | None = None
     sessions: Annotated[int, Between(0, 1 << 12)] = 8
     split: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        require_targets(self.targets)
         _ = self.optimizer_config, self.lora  # OptionError
 
     @property
@@ -179,6 +188,26 @@ class Facts(Checked):
     def digest(self) -> bytes:
         return hashlib.blake2s(self.encode(), person=b"zkj.run1").digest()
 
+    def require_consistent(self) -> None:
+        """OptionError, or ValueError, if the facts contradict each other, or are of a run so large
+        that to trace its statement would be an attack.
+        """
+        config, optimizer = self.model_config, self.optimizer_config
+        if (self.model is None) == self.public_base:
+            raise ValueError("a base model is named if it is public")
+        if optimizer.total_steps != self.steps:
+            raise ValueError("the optimizer is of another number of steps")
+        rows = self.batch * optimizer.gradient_accumulation_steps
+        if rows * self.length > MOST_TOKENS or self.batch * self.length**2 > MOST_SCORES:
+            raise OptionError(
+                f"{rows} rows of {self.length} tokens; a step may have {MOST_TOKENS:,} tokens, and "
+                f"batch x length^2 be {MOST_SCORES:,}"
+            )
+        require_targets(self.lora.targets)
+        for target in self.targets:
+            if self.r > min(config.projection_shape(target)):
+                raise OptionError(f"rank {self.r} is larger than the layer {target}")
+
     def context(self, step: int) -> bytes:
         """What the proof of a step is bound to: this run and its place in it; 0 is the start."""
         return self.digest + step.to_bytes(8, "little")
@@ -191,7 +220,7 @@ class Facts(Checked):
             if type(raw) is not dict or raw.get("version") != VERSION:
                 raise ValueError("of another version")
             facts = cls(**raw)
-            _ = facts.lora, facts.optimizer_config, facts.model_config
+            facts.require_consistent()
         except (ValueError, TypeError, RecursionError, OptionError) as error:
             raise StatementError(f"{where} is no run: {error}") from error
         if facts.encode() != data:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,21 @@ from zkjax.program.statement import Statement
 from zkjax.proof import Claims, Commitment, Proof
 from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.demo import demo_model
-from zkjax.proofs.finetune import LOSS_FRACTION, FineTuning, store_base, stored_like
+from zkjax.proofs.finetune import (
+    LOSS_FRACTION,
+    FineTuning,
+    decode_base,
+    dotted,
+    store_base,
+    stored_like,
+)
 from zkjax.proofs.training.folder import WHOLE, Files, names
 from zkjax.proofs.training.settings import DEMO, MOST_SETTINGS, Facts
 from zkjax.proofs.training.statement import StepStatement
 from zkjax.verify import require_profile, verify_statement
 
-MAX_CLAIMS, MAX_PROOF, MAX_FORMATS = 1 << 28, 1 << 26, 1 << 20
+MAX_CLAIMS, MAX_PROOF, MAX_FORMATS = 1 << 25, 1 << 26, 1 << 20
+LARGEST_ERROR = 2.0**-7  # of stored base weights, in the root mean square, of that of a weight
 Step = Callable[[int, int], None]
 
 
@@ -52,7 +60,6 @@ class VerifiedRun:
     batches: list[Commitment]
     soundness_bits: float
     proof_bytes: int
-    public_batches: list[Any] = field(default_factory=list)
 
 
 def is_run(folder: Path) -> bool:
@@ -149,7 +156,22 @@ def _statement_of(folder: Path, facts: Facts, base: str | None) -> tuple[StepSta
     digest = model_digest(config, parameters)
     if digest != facts.model or config != facts.model_config:
         raise CheckpointError(f"the run is about the base model {facts.model}, {base} is {digest}")
-    return told, store_base(parameters, formats.weight_fractions)
+    stored = store_base(parameters, formats.weight_fractions)
+    _require_close(parameters, decode_base(told.run, stored))
+    return told, stored
+
+
+def _require_close(parameters: Any, decoded: Any) -> None:
+    """Stored weights are those of the model: the provider has chosen their fraction bits."""
+    pairs = zip(
+        jax.tree_util.tree_flatten_with_path(parameters)[0], jax.tree.leaves(decoded), strict=True
+    )
+    for (path, exact), found in pairs:
+        error = float(np.sqrt(np.mean((np.asarray(found) - exact) ** 2)))
+        if error > LARGEST_ERROR * float(np.sqrt(np.mean(np.square(exact, dtype=np.float64)))):
+            raise VerificationError(
+                "formats", f"{dotted(path)} of the base model is rounded too coarsely"
+            )
 
 
 def _shapes(claims: Claims, told: StepStatement, where: str) -> Any:

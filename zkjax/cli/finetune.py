@@ -32,8 +32,9 @@ def finetune(
         bool, typer.Option("--check", help="Prove nothing: run a step and tell what it would cost.")
     ] = False,
     proof: Annotated[
-        bool, typer.Option("--proof/--no-proof", help="Prove every step, or train without.")
-    ] = True,
+        bool | None,
+        typer.Option("--proof/--no-proof", help="Prove every step (the default), or none."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the optimizer.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
     length: Annotated[int | None, typer.Option(help="Predictions a row.")] = None,
@@ -147,3 +148,4 @@ def _print(found: dict[str, Any]) -> None:
     line(f"The adapter is in {out}/adapter (PEFT); {out}/loss.png shows the losses.")
     if found["proved"]:
         line(f"Check the proofs in a process of their own: zkjax verify {out} --base BASE")
+        line("Publish run.json, formats.json, start and the steps; the rest is yours.")

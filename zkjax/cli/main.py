@@ -89,6 +89,8 @@ def verify(
     """
     expected = None if statement is None else read_digest(statement)
     if (target / "run.json").is_file():
+        if statement is not None or context is not None:
+            raise StatementError("a run is named by --run; leave out --statement and --context")
         return _verify_run(target, base, run, profile.value, as_json)
     if base is not None or run is not None:
         raise StatementError(f"{target} is no run of zkjax finetune; leave out --base and --run")

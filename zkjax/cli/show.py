@@ -182,10 +182,13 @@ def verified_run(facts: dict[str, Any]) -> None:
     line("accepted", "bold green")
     done, steps, losses = facts["proved_steps"], facts["steps"], facts["losses"]
     field("run", facts["run"])
-    field("model", facts["model"])
+    private = f"private, commitment {facts['base_commitment']}"
+    field("model", private if facts["model"] is None else facts["model"])
     optimizer = facts["optimizer"]
     rate = f"{optimizer['name']}, {optimizer['schedule']} rate of {optimizer['learning_rate']:g}"
-    field("training", f"LoRA of rank {facts['rank']} on {', '.join(facts['targets'])}; {rate}")
+    lora = f"LoRA of rank {facts['rank']}, alpha {facts['alpha']:g}"
+    field("training", f"{lora} on {', '.join(facts['targets'])}; {rate}")
+    field("batch", f"{facts['batch']} x {facts['length']} tokens")
     field("steps", f"{done:,} of {steps:,}, from B = 0 on, each following the one before")
     if losses:
         field("loss", f"{losses[0]:.6f} in the first step, {losses[-1]:.6f} in the last")
