@@ -17,7 +17,7 @@ LINES = [
     {"prompt": "a colour? ", "completion": "blue, or green"},
     {"prompt": "hello? ", "completion": "hello!"},
 ]
-SMALL = {"base": "demo", "steps": 2, "length": 8, "rank": 1, "alpha": 2.0, "sessions": 0}
+SMALL = {"base": "demo", "steps": 2, "length": 8, "rank": 1, "alpha": 2.0, "seed": 3, "sessions": 0}
 
 
 @cache
