@@ -375,8 +375,8 @@ HOSTILE_JSON = {
     "an integer of 60000 digits": lambda good: b"9" * 60000,
     "another encoding": lambda good: good.decode().encode("utf-16"),
     "spaces": lambda good: good.replace(b":", b": "),
-    "a key twice": lambda good: good.replace(b'{"commitment"', b'{"r":9,"commitment"', 1),
-    "one key more": lambda good: good.replace(b'{"commitment"', b'{"a":1,"commitment"', 1),
+    "a key twice": lambda good: good.replace(b'{"base"', b'{"r":9,"base"', 1),
+    "one key more": lambda good: good.replace(b'{"base"', b'{"a":1,"base"', 1),
     "a number as true": lambda good: good.replace(b'"log2_scale":1', b'"log2_scale":true'),
 }
 
