@@ -80,7 +80,7 @@ class Walk:
         for text in (output, errors if code == 0 or self.terminal else ""):
             for wide in filter(too_wide, re.split(r"[\r\n]+", text)):
                 raise SystemExit(f"{line}: wider than {WIDTH} columns: {wide}")
-        if not self.terminal and line.startswith("zkjax"):
+        if code == 0 and not self.terminal and line.startswith("zkjax"):
             require(
                 len(errors.splitlines()) <= 1, f"{line}: more than a line of progress:\n{errors}"
             )
