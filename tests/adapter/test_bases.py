@@ -121,7 +121,14 @@ def case(name: str) -> Case:
     return Case(unpacked() / name)
 
 
-@pytest.mark.parametrize("name", ["mlp bias", "large heads", "yarn, attention factor", "gpt2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp bias",
+        "gpt2",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("large heads", "yarn, mscale")),
+    ],
+)
 def test_together_is_as_alone_bit_for_bit(name):
     it = case(name)
     with it.session(it.contributor()) as session:
@@ -138,8 +145,8 @@ def test_together_is_as_alone_bit_for_bit(name):
 def test_a_continuation_is_that_of_the_scores():
     it = case("gpt2")
     with it.session(it.contributor()) as session:
-        told = session.generate(TOKENS[:, :4], 3)
-        for i in range(3):
+        told = session.generate(TOKENS[:, :4], 2)
+        for i in range(2):
             logits = session.score(told[:, : 4 + i])
             assert np.array_equal(logits[:, -1].argmax(-1), told[:, 4 + i])
 
