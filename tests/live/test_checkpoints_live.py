@@ -39,7 +39,10 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "distilgpt2" else n for n in MODELS],
+)
 def test_logits(name, tmp_path):
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(MODELS[name], attn_implementation="eager")

@@ -48,7 +48,7 @@ def test_a_run_verifies(name):
     assert len(kept) == 8 and any(np.abs(v).max() > 0 for k, v in kept.items() if "lora_B" in k)
 
 
-@pytest.mark.parametrize("name", ["masked", "split"])
+@pytest.mark.parametrize("name", ["masked", pytest.param("split", marks=pytest.mark.slow)])
 def test_without_proofs_it_is_the_same_training(name, tmp_path):
     """The same losses and the same adapter; float32 beside it."""
     folder = RunFolder(proved(name))
