@@ -135,6 +135,7 @@ def test_two_steps_chain_by_their_commitments():
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.slow
 def test_other_optimizers_are_proved(name):
     config = OTHERS[name]
     step, (base, adapter, state, tokens, hyper) = training(config)
