@@ -90,7 +90,7 @@ class Float:
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
     def center(self, x, site: str):
-        """x - mean(x) over the last axis; the site is the mean."""
+        """x - mean(x) over the last axis; the site is the mean, and the cotangent of x."""
         return x - jnp.mean(x, axis=-1, keepdims=True)
 
     def silu(self, x, site: str):
@@ -148,6 +148,7 @@ class Observed(Float):
         return observe(x * inverse, site)
 
     def center(self, x, site: str):
+        x = observe(x, site, forward=False)
         return x - observe(jnp.mean(x, axis=-1, keepdims=True), site, backward=False)
 
     def silu(self, x, site: str):
@@ -220,6 +221,7 @@ class FixedPoint:
         return fixed.rms_normalize(x, eps, statistic, inverse, form.forward, form.backward, site)
 
     def center(self, x, site: str):
+        x = self.round_cotangent(x, site)
         total, form = jnp.sum(x, axis=-1, keepdims=True), self.site(site).forward
         return x - fixed.scale(total, 1.0 / x.shape[-1], *form, site=site)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +218,15 @@ def test_private_runs_tell_no_digest_of_what_is_private():
         verify_run(folder, "demo")
     assert json.loads((proved("sgd") / "formats.json").read_text())["data"] == ""
     assert json.loads((proved("adamw") / "formats.json").read_text())["data"] != ""
+
+
+def test_a_gpt2_can_be_fine_tuned(tmp_path):
+    """Formats are found in which its step can be proved, and tracing it is part of loading it."""
+    bundle = Path(__file__).parent.parent / "models" / "fixtures" / "checkpoints.zip"
+    zipfile.ZipFile(bundle).extractall(tmp_path)
+    data = tmp_path / "text.txt"
+    data.write_bytes(np.random.default_rng(0).integers(32, 40, 200).astype(np.uint8).tobytes())
+    told = settings(base=str(tmp_path / "gpt2"), data=str(data), targets=["c_attn", "mlp_c_proj"])
+    problem = load_problem(told, progress=lambda *_: None)
+    assert problem.facts.model_config.targets[0] == "c_attn"
+    assert set(problem.first_adapter()) == {"c_attn", "mlp_c_proj"}
