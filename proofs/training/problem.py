@@ -94,7 +94,8 @@ def load_problem(
         settings = replace(settings, targets=config.targets)
     for target in settings.targets:
         config.projection_shape(target)
-    tokenizer = Tokenizer(folder)
+    has_tokens = folder is not None and (folder / "tokenizer.json").exists()
+    tokenizer = Tokenizer(folder if has_tokens else None)  # bytes without one
 
     def read(path: str) -> Examples:
         packed = settings.packed
