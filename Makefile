@@ -35,7 +35,7 @@ lint: $(INSTALLED)
 $(VENV)/.demo: EXTRAS := models,plot
 $(INSTALLED): EXTRAS := dev
 $(VENV)/.demo $(INSTALLED): pyproject.toml
-	@echo "installing into $(VENV), which takes about a minute"
+	@echo "installing into $(VENV), which takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@
