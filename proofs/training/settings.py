@@ -28,6 +28,7 @@ from zkjax.models.hyperparameters import OptimizerConfig
 VERSION = 1
 MOST_SETTINGS = 1 << 20  # bytes
 MOST_TOKENS, MOST_SCORES = 1 << 20, 1 << 24  # of a step, and of one head's attention
+MOST_PARAMETERS = 1 << 28  # of an adapter
 DEMO = "demo"
 ALL = ("all",)
 OPTIMIZER = tuple(f.name for f in dataclasses.fields(OptimizerConfig))
@@ -207,6 +208,9 @@ class Facts(Checked):
         for target in self.targets:
             if self.r > min(config.projection_shape(target)):
                 raise OptionError(f"rank {self.r} is larger than the layer {target}")
+        sizes = [sum(config.projection_shape(target)) for target in self.targets]
+        if config.num_hidden_layers * self.r * sum(sizes) > MOST_PARAMETERS:
+            raise OptionError(f"an adapter of more than {MOST_PARAMETERS:,} parameters")
 
     def context(self, step: int) -> bytes:
         """What the proof of a step is bound to: this run and its place in it; 0 is the start."""

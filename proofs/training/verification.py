@@ -62,10 +62,6 @@ class VerifiedRun:
     proof_bytes: int
 
 
-def is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file()
-
-
 def verify_run(
     folder: str | Path,
     base: str | None = None,
@@ -98,7 +94,9 @@ def verify_run(
         count += 1
     if extra := [p.name for p in folder.glob("step-*") if _number(p.name) > count]:
         raise VerificationError("chain", f"{sorted(extra)[0]} does not follow on {count} steps")
-    began = _Proof(folder / "start", facts.context(0), facts.profile)
+    shown = sum(x.size for x in jax.tree.leaves((adapter, state)))  # int32, and in base 64
+    most = MAX_CLAIMS + 8 * shown
+    began = _Proof(folder / "start", facts.context(0), facts.profile, most=most)
     began.verify(told.trace_start(adapter, state), {}, "start")
     for value in began.claims.outputs.values():
         if value.any():
@@ -185,8 +183,15 @@ def _shapes(claims: Claims, told: StepStatement, where: str) -> Any:
 class _Proof:
     """The files of one proof, for this place in this run."""
 
-    def __init__(self, folder: Path, context: bytes, profile: str, files: Files = WHOLE):
-        self.claims = Claims.from_json(read_capped(folder / files.claims, MAX_CLAIMS))
+    def __init__(
+        self,
+        folder: Path,
+        context: bytes,
+        profile: str,
+        files: Files = WHOLE,
+        most: int = MAX_CLAIMS,
+    ):
+        self.claims = Claims.from_json(read_capped(folder / files.claims, most))
         self.data = read_capped(folder / files.proof, MAX_PROOF)
         self.size, self.bits = len(self.data), 0.0
         if self.claims.context != context:
