@@ -18,7 +18,7 @@ import optax
 import zkjax
 from zkjax import fixed
 from zkjax._arguments import Between, require
-from zkjax.errors import OptionError
+from zkjax.errors import OptionError, VerificationError
 from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
 from zkjax.models.hyperparameters import (
     LARGEST_RATE,
@@ -39,6 +39,7 @@ from zkjax.proof import Commitment
 
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
+LARGEST_ERROR = 2.0**-7  # of stored base weights, in the root mean square, of that of a weight
 SHARE_BITS = 18  # of the number of predictions over that of the learned ones
 
 
@@ -104,6 +105,20 @@ def store_weight(values: Any, fraction: int) -> Any:
     fine = ((whole + half) & (2 * half - 1)) - half
     coarse = fixed.quantize((whole - fine) >> FINE_BITS, 0, "int16")
     return {"coarse": coarse, "fine": fine.astype(np.int8)}
+
+
+def require_close(run: FineTuning, parameters: Any, stored: Any) -> None:
+    """VerificationError unless stored weights are a model's, but for ``LARGEST_ERROR``: their
+    fraction bits may be a prover's choice.
+    """
+    exact = jax.tree_util.tree_flatten_with_path(parameters)[0]
+    decoded = jax.tree.leaves(decode_base(run, stored))
+    for (path, values), found in zip(exact, decoded, strict=True):
+        error = float(np.sqrt(np.mean((np.asarray(found) - values) ** 2)))
+        if error > LARGEST_ERROR * float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))):
+            raise VerificationError(
+                "formats", f"{dotted(path)} of the base model is rounded too coarsely"
+            )
 
 
 def stored_like(config: ModelConfig, commitment: Commitment) -> Any | None:

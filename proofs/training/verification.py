@@ -26,8 +26,7 @@ from zkjax.proofs.demo import demo_model
 from zkjax.proofs.finetune import (
     LOSS_FRACTION,
     FineTuning,
-    decode_base,
-    dotted,
+    require_close,
     store_base,
     stored_like,
 )
@@ -37,7 +36,6 @@ from zkjax.proofs.training.statement import StepStatement
 from zkjax.verify import require_profile, verify_statement
 
 MAX_CLAIMS, MAX_PROOF, MAX_FORMATS = 1 << 25, 1 << 26, 1 << 20
-LARGEST_ERROR = 2.0**-7  # of stored base weights, in the root mean square, of that of a weight
 Step = Callable[[int, int], None]
 
 
@@ -155,21 +153,8 @@ def _statement_of(folder: Path, facts: Facts, base: str | None) -> tuple[StepSta
     if digest != facts.model or config != facts.model_config:
         raise CheckpointError(f"the run is about the base model {facts.model}, {base} is {digest}")
     stored = store_base(parameters, formats.weight_fractions)
-    _require_close(parameters, decode_base(told.run, stored))
+    require_close(told.run, parameters, stored)
     return told, stored
-
-
-def _require_close(parameters: Any, decoded: Any) -> None:
-    """Stored weights are those of the model: the provider has chosen their fraction bits."""
-    pairs = zip(
-        jax.tree_util.tree_flatten_with_path(parameters)[0], jax.tree.leaves(decoded), strict=True
-    )
-    for (path, exact), found in pairs:
-        error = float(np.sqrt(np.mean((np.asarray(found) - exact) ** 2)))
-        if error > LARGEST_ERROR * float(np.sqrt(np.mean(np.square(exact, dtype=np.float64)))):
-            raise VerificationError(
-                "formats", f"{dotted(path)} of the base model is rounded too coarsely"
-            )
 
 
 def _shapes(claims: Claims, told: StepStatement, where: str) -> Any:

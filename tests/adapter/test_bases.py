@@ -15,6 +15,7 @@ import pytest
 
 from adapter.test_network import Loop, tls_of
 from zkjax._compat import x64
+from zkjax.cli.base import load_base
 from zkjax.errors import CalibrationError, SessionError, ValueRangeError, VerificationError
 from zkjax.fixed import Format
 from zkjax.fixed.sites import Site
@@ -295,3 +296,13 @@ def test_two_adapters_on_one_server_do_not_mix(tmp_path):
     wrong = serving({"a/b": owners["first"]}, tokens["first"], tls_of(tmp_path))
     with pytest.raises(SessionError, match="no name for an address"):
         asyncio.run(wrong.__aenter__())
+
+
+def test_formats_of_a_file_keep_the_base_model(tmp_path):
+    """A sealed inference brings the formats that its prover chose."""
+    base, path = load_base(None), tmp_path / "formats.json"
+    Calibration(base.digest, "", {}, {}).save(path)
+    assert base.with_formats(path, ()).stored is not None
+    Calibration(base.digest, "", {}, {"layers.q_proj": 3}).save(tmp_path / "coarse.json")
+    with pytest.raises(VerificationError, match="layers.q_proj of the base model is rounded"):
+        base.with_formats(tmp_path / "coarse.json", ())

@@ -17,7 +17,7 @@ from zkjax.models.pretrain import load_demo_base
 from zkjax.models.text import detokenize, read_text, sequences, tokenize
 from zkjax.proofs.calibration import Calibration, calibrate
 from zkjax.proofs.demo import demo_model
-from zkjax.proofs.finetune import FineTuning, store_base
+from zkjax.proofs.finetune import FineTuning, require_close, store_base
 
 MAX_SCORES = 1 << 24  # attention scores of one head
 MAX_LOGITS = 1 << 27
@@ -85,6 +85,7 @@ class Base:
                 between_parties=True,
             )
         stored = store_base(self.parameters, found.weight_fractions)
+        require_close(found.apply(FineTuning(model=self.config)), self.parameters, stored)
         return replace(self, stored=stored, formats=found)
 
 
