@@ -304,5 +304,10 @@ def test_formats_of_a_file_keep_the_base_model(tmp_path):
     Calibration(base.digest, "", {}, {}).save(path)
     assert base.with_formats(path, ()).stored is not None
     Calibration(base.digest, "", {}, {"layers.q_proj": 3}).save(tmp_path / "coarse.json")
-    with pytest.raises(VerificationError, match="layers.q_proj of the base model is rounded"):
+    with pytest.raises(VerificationError, match="q_proj of the base model is rounded"):
         base.with_formats(tmp_path / "coarse.json", ())
+
+
+def test_formats_that_are_kept_do_not_name_the_prompt():
+    base = load_base(unpacked() / "gpt2")
+    assert base.with_formats(None, TOKENS).formats.data == ""

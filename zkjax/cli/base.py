@@ -84,6 +84,7 @@ class Base:
                 room=ROOM,
                 between_parties=True,
             )
+            found = replace(found, data="")  # they are kept, and a prompt may be private
         stored = store_base(self.parameters, found.weight_fractions)
         require_close(found.apply(FineTuning(model=self.config)), self.parameters, stored)
         return replace(self, stored=stored, formats=found)
