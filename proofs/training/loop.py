@@ -45,20 +45,15 @@ def check_run(settings: Settings) -> list[Check]:
     problem = load_problem(settings, progress=lambda done, of: None)
     told = StepStatement(problem.facts, problem.run)
     adapter = problem.first_adapter()
-    state, batch = told.init_state(adapter), problem.batch(0)
-    base = problem.base if settings.public_base else zkjax.Private(problem.base, ranged=True)
-    mine = zkjax.Private(adapter)
-    kept = zkjax.Private(state) if told.has_state else state
-    batch = batch if settings.public_data else zkjax.Private(batch)
-    hyper, profile = told.hyperparameters(0), settings.profile
-    if not problem.facts.split:
-        run = check(told.step, sealed_outputs=told.sealed_outputs, profile=profile)
-        return [run(base, mine, kept, batch, hyper)]
-    first = check(told.gradient_step, sealed_outputs=(True, False), profile=profile)
-    second = check(told.update_step, sealed_outputs=(True, told.has_state), profile=profile)
-    found = first(base, mine, batch)
-    gradient = zkjax.Private(jax.tree.map(np.asarray, found.outputs[0]))
-    return [found, second(mine, kept, gradient, hyper)]
+    parts = told.parts(problem.base, adapter, told.init_state(adapter), problem.batch(0))
+    found: list[Check] = []
+    for part in parts:
+        run = check(part.function, sealed_outputs=part.sealed_outputs, profile=settings.profile)
+        arguments = list(part.arguments)
+        if found:  # the gradient that the first part gave
+            arguments[2] = zkjax.Private(jax.tree.map(np.asarray, found[0].outputs[0]))
+        found.append(run(*arguments))
+    return found
 
 
 def train(

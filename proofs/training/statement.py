@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,14 @@ def start(adapter: Any, state: Any) -> tuple[Any, Any]:
     stay private; they are the owner's choice.
     """
     return {target: parts["b"] for target, parts in adapter.items()}, state
+
+
+class Part(NamedTuple):
+    """What one proof of a step is about."""
+
+    function: Callable
+    sealed_outputs: Any
+    arguments: tuple
 
 
 @dataclass(frozen=True)
@@ -75,21 +83,26 @@ class StepStatement:
         """(new adapter, new state, loss)."""
         return True, self.has_state, False
 
-    def trace(self, base: Any, adapter: Any, state: Any, batch: Any) -> list[Statement]:
-        """The statements of every step, one or two; of private arguments only shapes and types are
-        used.
-        """
+    def parts(self, base: Any, adapter: Any, state: Any, batch: Any) -> list[Part]:
+        """The one or two proofs of a step; of private arguments only shapes and types are used."""
         base = base if self.facts.public_base else zkjax.Private(base, ranged=True)
         mine = zkjax.Private(adapter)
         kept = zkjax.Private(state) if self.has_state else state
         batch = batch if self.facts.public_data else zkjax.Private(batch)
         hyper = self.hyperparameters(0)
         if not self.facts.split:
-            trace = zkjax.trace(self.step, sealed_outputs=self.sealed_outputs)
-            return [trace(base, mine, kept, batch, hyper)]
-        first = zkjax.trace(self.gradient_step, sealed_outputs=(True, False))
-        second = zkjax.trace(self.update_step, sealed_outputs=(True, self.has_state))
-        return [first(base, mine, batch), second(mine, kept, mine, hyper)]
+            return [Part(self.step, self.sealed_outputs, (base, mine, kept, batch, hyper))]
+        return [  # a gradient has the form of the adapter
+            Part(self.gradient_step, (True, False), (base, mine, batch)),
+            Part(self.update_step, (True, self.has_state), (mine, kept, mine, hyper)),
+        ]
+
+    def trace(self, base: Any, adapter: Any, state: Any, batch: Any) -> list[Statement]:
+        """The statements of every step, one or two."""
+        return [
+            zkjax.trace(part.function, sealed_outputs=part.sealed_outputs)(*part.arguments)
+            for part in self.parts(base, adapter, state, batch)
+        ]
 
     def trace_start(self, adapter: Any, state: Any) -> Statement:
         private = zkjax.Private(state) if self.has_state else state
