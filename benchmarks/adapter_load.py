@@ -1,13 +1,15 @@
 """The adapter server under load, with malicious users, broken logs, full disks and kills.
 
 Usage: python benchmarks/adapter_load.py [--parts load line log disk kill] [--out FILE]
+           [--malicious KIND ..]
 
 ``load``: 64 honest sessions at a time, with and without 14 malicious users (one greedy with the
 largest queries, four that stall, four that leave right after asking for a proof, three with a wrong
 token, two with oversized frames), in interleaved pairs: the time of each honest query, whether each
-answer is right, and the server's memory. ``line``: 16 users ask for proofs at once. ``log``: the
-reader of the log has gone; the log's disk is full. ``disk`` (root only): the folder's disk is full,
-then has room again. ``kill``: the server is killed at random moments and started again.
+answer is right, and the server's memory. ``--malicious`` lets only some kinds of them be active.
+``line``: 16 users ask for proofs at once. ``log``: the log has no reader any more, or its disk is
+full. ``disk`` (root only): the folder's disk is full, then has room again. ``kill``: the server is
+killed at random moments and started again.
 
 The server is ``zkjax adapter serve`` in a process of its own, on the demo's shapes with random
 weights. Exit status 1 if an answer was wrong, a user was not served, or a count was lost.
@@ -136,7 +138,8 @@ class Adapter:
         parts = []
         for target in self.manifest.groups()[group]:
             a, b = (self._weights[target][k][layer].astype(np.int64) for k in ("a", "b"))
-            parts.append(((x.astype(np.int64) @ a + 2048) >> 12) @ b)
+            shift = self.manifest.fractions[0]
+            parts.append(((x.astype(np.int64) @ a + (1 << shift - 1)) >> shift) @ b)
         return np.concatenate(parts, axis=1)
 
     def x(self, group: str, rows: int, rng) -> np.ndarray:
@@ -234,7 +237,7 @@ async def malicious(
         await asyncio.sleep(0.05)
 
 
-def attack(url_port: str, folder: str) -> None:
+def attack(url_port: str, folder: str, *kinds: str) -> None:
     """The malicious users, in a process of their own; says at its end what they have done."""
     server = Served.__new__(Served)
     server.folder, server.port = Path(folder), int(url_port)
@@ -251,6 +254,7 @@ def attack(url_port: str, folder: str) -> None:
         users = (
             malicious(server, adapter, kind, tokens[f"malicious-{i}"], done, stop)
             for i, kind in enumerate(MALICIOUS)
+            if kind in kinds
         )
         tasks = [asyncio.create_task(user) for user in users]
         await stop.wait()
@@ -262,7 +266,7 @@ def attack(url_port: str, folder: str) -> None:
     print(json.dumps(done), flush=True)
 
 
-def load(folder: Path, pairs: int) -> dict:
+def load(folder: Path, pairs: int, kinds: list[str]) -> dict:
     adapter = Adapter(folder, 40)
     names = [f"honest-{i}" for i in range(HONEST)] + [
         f"malicious-{i}" for i in range(len(MALICIOUS))
@@ -277,7 +281,7 @@ def load(folder: Path, pairs: int) -> dict:
         asyncio.run(honest(server, adapter, 999, tokens["honest-0"], []))
         for pair in range(pairs):
             for attacked in (False, True) if pair % 2 == 0 else (True, False):
-                row = measured(server, adapter, tokens, attacked)
+                row = measured(server, adapter, tokens, kinds if attacked else [])
                 rows.append(row)
                 right += row["right"]
                 print(json.dumps(row), flush=True)
@@ -320,14 +324,14 @@ class Stopping:
             self.server.stop()
 
 
-def measured(server: Served, adapter: Adapter, tokens: dict[str, str], attacked: bool) -> dict:
-    """The honest users at once, perhaps with the malicious ones."""
+def measured(server: Served, adapter: Adapter, tokens: dict[str, str], kinds: list[str]) -> dict:
+    """The honest users at once, and malicious ones of some kinds."""
     seconds: list[float] = []
     attackers = None
-    if attacked:
+    if kinds:
         # They have machines of their own: what making large frames costs them is not measured.
         line = ["nice", "-n", "19", sys.executable, __file__, "--attack"]
-        line += [str(server.port), str(adapter.folder)]
+        line += [str(server.port), str(adapter.folder), *kinds]
         attackers = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
         time.sleep(4.0)
 
@@ -347,7 +351,7 @@ def measured(server: Served, adapter: Adapter, tokens: dict[str, str], attacked:
         print("honest user:", repr(error), flush=True)
     rss, peak = server.memory()
     return {
-        "attacked": attacked,
+        "attacked": bool(kinds),
         "right": sum(r for r in results if isinstance(r, int)),
         "median": round(statistics.median(seconds), 4),
         "p95": round(statistics.quantiles(seconds, n=20)[-1], 4),
@@ -571,11 +575,13 @@ def kill(folder: Path, kills: int) -> dict:
 
 def main() -> None:
     if sys.argv[1:2] == ["--attack"]:
-        return attack(*sys.argv[2:4])
+        return attack(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = ("load", "line", "log", "disk", "kill")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--pairs", type=int, default=5)
+    names = sorted(set(MALICIOUS))
+    parser.add_argument("--malicious", nargs="+", choices=names, default=names)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -584,7 +590,7 @@ def main() -> None:
         results = json.loads(options.out.read_text())
     results["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     calls = {
-        "load": lambda folder: load(folder, options.pairs),
+        "load": lambda folder: load(folder, options.pairs, options.malicious),
         "line": line,
         "log": log,
         "disk": disk,

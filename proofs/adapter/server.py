@@ -37,7 +37,13 @@ from zkjax.proofs.adapter.transport import (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of an adapter
 QUERY_THREADS = 16  # most of them wait for the same write of counts
 LARGE = 1 << 16  # bytes of a query that waits for other large ones
-LEFT_SECONDS, MOST_LEFT = 0.25, 8  # a proof waits 0.25 s 2^n if its user left n in a row before
+FAULT_SECONDS, MOST_FAULTS = 0.25, 7  # a user waits 0.25 s 2^n after n faults in a row
+FAULTS = ("commitments", "frame", "limit", "manifest", "query", "record", "sequence")
+CLOSED = (
+    websockets.CloseCode.PROTOCOL_ERROR,
+    websockets.CloseCode.INVALID_DATA,
+    websockets.CloseCode.MESSAGE_TOO_BIG,
+)  # by this side, for what the peer sent
 PONG_SECONDS = 2.0  # in which a user whose turn it is has to show that it is there
 SWITCH_SECONDS = 0.001  # between threads: the loop shall not wait for those that compute
 QUIET = logging.getLogger("zkjax.adapter")  # what strangers make go wrong is no news
@@ -78,7 +84,7 @@ class Server:
         self._most = max(served.contributor.limits.sessions for served in adapters)
         self.line = Line()
         self._open = Counter[tuple[str, str]]()  # sessions of each user of an adapter
-        self._left = Counter[tuple[str, str]]()  # proofs in a row that each did not wait for
+        self._faults = Counter[tuple[str, str]]()  # of each, in a row: refusals, proofs left
         self._strangers, self._quiet_until = 0, 0.0
         self._queries = ThreadPoolExecutor(QUERY_THREADS, "query")
         self._large = ThreadPoolExecutor(1, "large")
@@ -167,15 +173,23 @@ class Server:
         except Exception as error:
             return _failed(error)
         try:
+            if penalty := self._penalty(served, name):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(connection.wait_closed(), penalty)
             ended = await self._served(connection, session)
-        except websockets.ConnectionClosed:
+        except websockets.ConnectionClosed as error:
             ended = "ended (disconnected)"
+            if error.sent is not None and error.sent.code in CLOSED and not error.rcvd_then_sent:
+                ended = f"ended ({error.sent.code.name.lower().replace('_', ' ')})"
+                self._fault(served, name)
         except SessionError as error:
             ended = f"ended ({error})"
         except Exception as error:  # nothing that happens in one session is about another
             ended = _failed(error)
         finally:
             session.close()
+            if session.error is not None and session.error.check in FAULTS:
+                self._fault(served, name)
         try:
             known = await self._run(self._queries, self._concluded, served, session, number)
             return f"{ended}; at most {100 * known:.0f} % of a site's adapter may be known"
@@ -221,7 +235,7 @@ class Server:
         """The proof, when its turn has come; nothing for a user that leaves or speaks meanwhile."""
         proof = asyncio.create_task(self._proof_in_turn(connection, session))
         word = asyncio.create_task(connection.recv())
-        user, waited = (asked_about(connection).name, str(connection.username)), False
+        served, name, waited = asked_about(connection), str(connection.username), False
         try:
             await asyncio.wait({proof, word}, return_when=asyncio.FIRST_COMPLETED)
             if proof.done():
@@ -230,13 +244,25 @@ class Server:
             data = word.result()  # or ConnectionClosed
             return session.interrupt(data if isinstance(data, bytes) else b"")
         finally:
-            self._left[user] = 0 if waited else min(self._left[user] + 1, MOST_LEFT)
+            if waited:
+                self._faults.pop((served.name, name), None)
+            elif session.error is None:
+                self._fault(served, name)
             if not proof.done():
                 session.close()
             for task in (proof, word):
                 task.cancel()
                 self._ending.add(task)
                 task.add_done_callback(self._forget)
+
+    def _fault(self, served: Served, name: str) -> None:
+        """This user was refused something, or did not wait for its proof."""
+        self._faults[served.name, name] += 1
+
+    def _penalty(self, served: Served, name: str) -> float:
+        """Seconds that a session or a proof of this user waits: others come first."""
+        faults = min(self._faults[served.name, name], MOST_FAULTS)
+        return FAULT_SECONDS * 2**faults if faults and not served.users.shared else 0.0
 
     def _forget(self, task: asyncio.Task) -> None:
         self._ending.discard(task)
@@ -246,10 +272,8 @@ class Server:
     async def _proof_in_turn(
         self, connection: ws_server.ServerConnection, session: ContributorSession
     ) -> bytes | None:
-        limits, served = session.contributor.limits, asked_about(connection)
-        left = self._left[served.name, str(connection.username)]
-        if left and not served.users.shared:
-            await asyncio.sleep(LEFT_SECONDS * 2**left)
+        limits = session.contributor.limits
+        await asyncio.sleep(self._penalty(asked_about(connection), str(connection.username)))
 
         async def told(ahead: int) -> None:
             await asyncio.wait_for(connection.send(session.waiting(ahead)), limits.idle_seconds)

@@ -26,6 +26,7 @@ from zkjax.proofs.adapter import server as server_module
 from zkjax.proofs.adapter.accounts import REFUSALS, Account, Grant, Users
 from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.peer import Peer
+from zkjax.proofs.adapter.record import Limits
 
 NOTHING = Grant("")
 
@@ -225,7 +226,7 @@ def test_who_leaves_its_proofs_waits_longer(tmp_path, certificates):  # noqa: F8
 
     with (
         Server(owner, certificates["server"], of(tmp_path)) as server,
-        mock.patch.object(server_module, "LEFT_SECONDS", 2.0),
+        mock.patch.object(server_module, "FAULT_SECONDS", 2.0),
         mock.patch.object(owner, "prove", prove),
     ):
         peers = []
@@ -247,3 +248,37 @@ def test_who_leaves_its_proofs_waits_longer(tmp_path, certificates):  # noqa: F8
         for user in users:
             user.join(PATIENCE)
     assert order == [digests[0], digests[2], digests[1]]
+
+
+@pytest.mark.parametrize("sent", [b"noise", bytes((1 << 20) + 1)], ids=["malformed", "too large"])
+def test_who_was_refused_a_frame_waits_longer(tmp_path, certificates, sent):  # noqa: F811
+    """The next session of a user that sent what no user sends begins after that of others, and a
+    proof that it waits for makes up for it.
+    """
+    tokens = {n: granted(tmp_path, n) for n in ("alice", "bob")}
+    owner, began = contributor(limits=Limits(frame_bytes=1 << 20)), []
+
+    def begin(name: str) -> Peer:
+        peer = Peer(server.channel(tokens[name]), name)
+        began.append(name)
+        return peer
+
+    with (
+        Server(owner, certificates["server"], of(tmp_path)) as server,
+        mock.patch.object(server_module, "FAULT_SECONDS", 1.0),
+    ):
+        server.channel(tokens["alice"]).send(sent)
+        server.reported("ended (")
+        alice = threading.Thread(target=begin, args=("alice",))
+        alice.start()
+        time.sleep(0.3)
+        begin("bob")
+        alice.join(PATIENCE)
+        assert began == ["bob", "alice"]
+        peer = begin("alice")
+        drive(peer)
+        peer.finish()
+        began.clear()
+        with mock.patch.object(server_module, "FAULT_SECONDS", 1000.0):
+            begin("alice")
+    assert began == ["alice"]
