@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 STEPS ?= 1
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # What the demo needs is enough for it; an environment for development has that too.
@@ -20,7 +21,7 @@ demo: $(FOR_DEMO)
 	set -x; $(BIN)/zkjax demo --out "$$out" --steps $(STEPS) && $(BIN)/zkjax verify "$$out"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --nbmake tests notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --nbmake notebooks tests
 
 # Runs the notebooks and keeps their outputs.
 notebooks: $(INSTALLED)

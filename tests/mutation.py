@@ -28,11 +28,25 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mutating.mutants import Mutant, mutants, mutated
-from mutating.running import FOLDER, ROOT, import_heavy_modules, missed_by, run_all, touched_by
+from mutating.running import (
+    FOLDER,
+    NOT_ALL,
+    ROOT,
+    Collected,
+    collected,
+    import_heavy_modules,
+    in_a_process,
+    missed_by,
+    missed_when_imported,
+    run_all,
+    touched_by,
+    touched_by_imports,
+)
 
 sys.path.insert(0, str(ROOT))
 
@@ -53,6 +67,13 @@ SOURCES = (
         for n in ("drafts", "openings", "provable", "seal", "state", "verify", "wire", "work")
     ),
 )
+NARROW = (  # run by the prover alone, or by whoever writes a function: see mutants.py
+    *(f"zkjax/argument/{n}.py" for n in ("blake2s", "kernels", "opening_prover", "rounds")),
+    "zkjax/drafts.py",
+    "zkjax/fixed/",
+    "zkjax/provable.py",
+    "zkjax/work.py",
+)
 TESTS = (
     "tests/argument",
     "tests/field",
@@ -62,50 +83,69 @@ TESTS = (
     "tests/zero_knowledge",
     "tests/cli/test_cli.py",
 )
+IMPORTS = "imports"  # what they reach is kept under this name
 FIRST = 40  # tests that are tried before the rest is collected
 
 
-def all_mutants() -> list[Mutant]:
+def sources() -> list[str]:
     paths = sorted({p for pattern in SOURCES for p in ROOT.glob(pattern)})
-    names = [str(p.relative_to(ROOT)) for p in paths]
-    return [m for name in names for m in mutants(name, (ROOT / name).read_text())]
+    return [str(p.relative_to(ROOT)) for p in paths if p.name != "__init__.py"]
+
+
+def all_mutants() -> list[Mutant]:
+    return [
+        mutant
+        for name in sources()
+        for mutant in mutants(name, (ROOT / name).read_text(), name.startswith(NARROW))
+    ]
 
 
 def measure(workers: int, files: list[str]) -> None:
-    """What the tests of some files, or of all, reach and how long they take; kept in a file."""
-    files = files or [
-        str(f.relative_to(ROOT))
-        for t in TESTS
-        for f in ([ROOT / t] if t.endswith(".py") else sorted((ROOT / t).glob("test_*.py")))
-    ]
-    tests: dict[str, dict] = json.loads(COVERAGE.read_text()) if COVERAGE.exists() else {}
-    tests = {t: entry for t, entry in tests.items() if t.split("::")[0] not in files}
-    tasks = ((f, touched_by(f), 1800.0) for f in files)
-    for file, answer in run_all(tasks, workers):
-        failed = [t for t, entry in (answer or {}).items() if not entry["passed"]]
-        print(f"{file}: {len(answer or {})} tests, {len(failed)} not passed", flush=True)
-        tests |= {t: e for t, e in (answer or {}).items() if e["passed"]}
-    COVERAGE.write_text(json.dumps(tests))
+    """What the tests of some files, or of all, reach and how long they take, and what imports call;
+    kept in a file.
+    """
+    [(_, imports)] = run_all([(IMPORTS, touched_by_imports(sources()), 600.0)], 1)
+    known: dict[str, dict] = json.loads(COVERAGE.read_text()) if COVERAGE.exists() else {}
+    known[IMPORTS] = imports or {}
+
+    def then(tests: Collected) -> None:
+        nonlocal known
+        wanted = {f: names for f, names in tests.of_files().items() if not files or f in files}
+        known = {t: entry for t, entry in known.items() if t.split("::")[0] not in wanted}
+        tasks = ((f, touched_by(tests, names), 1800.0) for f, names in wanted.items())
+        for file, answer in run_all(tasks, workers):
+            failed = [t for t, entry in (answer or {}).items() if not entry["passed"]]
+            print(
+                f"{file}: {len(answer or {})} tests, {len(failed)} not passed", *failed, flush=True
+            )
+            known |= {t: e for t, e in (answer or {}).items() if e["passed"]}
+            COVERAGE.write_text(json.dumps(known))
+
+    collected(TESTS, then)
 
 
 class Chosen:
-    """The tests for a mutant, of those that reach its unit: first its module's own (test_opening.py
-    for opening.py and opening_prover.py) and those that killed others, then the fastest of every
-    file, then the second fastest of every file, ..
+    """The tests for a mutant, of those that reach its unit: first those that killed others of its
+    module, then the module's own (test_opening.py for opening.py and opening_prover.py), then the
+    fastest case of every test, then the second fastest, ..
     """
 
     def __init__(self, tests: dict[str, dict], known: dict[str, dict], name: str):
         self._name, self.all = name, not name
-        kills = Counter(r["by"] for r in known.values())
+        self._imported = set(tests.pop(IMPORTS)["units"])
+        self._kills: dict[str, Counter] = defaultdict(Counter)
+        for result in known.values():
+            self.killed(result["path"], result["by"])
         self.seconds = {t: entry["seconds"] for t, entry in tests.items()}
         self._by_unit: dict[str, list[str]] = defaultdict(list)
         place: dict[str, int] = {}
         count = Counter[str]()
         for test in sorted(tests, key=self.seconds.__getitem__):
-            file = test.split("::")[0]
-            place[test] = count[file]
-            count[file] += 1
-        for test in sorted(tests, key=lambda t: (-kills[t], place[t], self.seconds[t])):
+            function = test.split("[")[0]
+            place[test] = count[function]
+            count[function] += 1
+
+        for test in sorted(tests, key=lambda t: (place[t], self.seconds[t])):
             files = set()
             for unit in tests[test]["units"]:
                 self._by_unit[unit].append(test)
@@ -113,25 +153,35 @@ class Chosen:
             for file in files:
                 self._by_unit[file].append(test)
 
+    def killed(self, path: str, test: str) -> None:
+        """A test has killed a mutant of a module: it comes first from now on."""
+        self._kills[path][test] += 1
+
     def of(self, mutant: Mutant) -> list[str]:
         """A function that no test calls after imports, or no function: what reaches its module."""
         unit, module = f"{mutant.path}:{mutant.unit}", Path(mutant.path).stem
         tests = self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
 
-        def foreign(test: str) -> bool:
-            stem = Path(test.split("::")[0]).stem.removeprefix("test_")
-            return not module.startswith(stem)
+        kills = self._kills[mutant.path]
 
-        return sorted((t for t in tests if self._name in t), key=foreign)
+        def late(test: str) -> tuple[int, bool]:
+            stem = Path(test.split("::")[0]).stem.removeprefix("test_")
+            return -kills[test], not module.startswith(stem)
+
+        return sorted((t for t in tests if self._name in t), key=late)
+
+    def by_import(self, mutant: Mutant) -> bool:
+        """Whether a change shows only in a process that imports it."""
+        unit = f"{mutant.path}:{mutant.unit}"
+        return not mutant.in_function or unit in self._imported
 
     def stages(self, mutant: Mutant, seconds: float) -> tuple[list[list[str]], bool, float]:
         """Two groups of tests that fit the time, whether these are all, how long they take."""
         tests, total, fitting = self.of(mutant), 0.0, []
         for test in tests:
-            if total + self.seconds[test] > seconds:
-                break
-            total += self.seconds[test]
-            fitting.append(test)
+            if total + self.seconds[test] <= seconds:
+                total += self.seconds[test]
+                fitting.append(test)
         return [fitting[:FIRST], fitting[FIRST:]], len(fitting) == len(tests), total
 
 
@@ -143,27 +193,48 @@ def results() -> dict[str, dict]:
 
 
 def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> None:
-    """Try the mutants and note the verdicts."""
-    trees: dict[str, str] = {}
+    """Try the mutants and note the verdicts; at last those that only an import shows."""
+    texts: dict[str, str] = {}
 
-    def tasks() -> Iterator:
-        for mutant in todo:
-            source = trees.setdefault(mutant.path, (ROOT / mutant.path).read_text())
-            tree: ast.Module = mutated(source, mutant)
+    def tasks(some: Iterable[Mutant], task: Callable) -> Iterator:
+        for mutant in some:
+            source = texts.setdefault(mutant.path, (ROOT / mutant.path).read_text())
             stages, every, expected = chosen.stages(mutant, seconds)
-            task = missed_by(ROOT / mutant.path, tree, stages)
-            yield (mutant, every), task, 15 + 2 * expected
+            yield (mutant, every), task(mutant, mutated(source, mutant), stages), 5 + 1.3 * expected
 
-    start = time.monotonic()
-    with RESULTS.open("a") as file:
-        for count, ((mutant, every), answer) in enumerate(run_all(tasks(), workers), 1):
-            answer = answer or {"verdict": "undecided", "by": "out of time"}
-            if answer["verdict"] == "survived" and not (every and chosen.all):
-                answer = {"verdict": "undecided", "by": "not all tests that reach it were run"}
-            where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
-            print(json.dumps(where | answer), file=file, flush=True)
-            pace = (time.monotonic() - start) / count
-            print(f"{answer['verdict']:9s} {pace:4.1f} s each  {mutant}", flush=True)
+    def imported(mutant: Mutant, tree: ast.Module, stages: list[list[str]]) -> Callable[[], dict]:
+        return missed_when_imported(ROOT / mutant.path, tree, stages)
+
+    def changed(tests: Collected) -> None:
+        def task(mutant: Mutant, tree: ast.Module, stages: list[list[str]]) -> Callable[[], dict]:
+            def change() -> None:
+                tests.functions.change(mutant.path, mutant.unit, tree)
+
+            names = [t for stage in stages for t in stage]
+            return missed_by(tests, change, names, 1.5 * seconds)
+
+        note(tasks([m for m in todo if not chosen.by_import(m)], task))
+
+    def note(some: Iterable[tuple[Any, Callable[[], dict], float]]) -> None:
+        start = time.monotonic()
+        with RESULTS.open("a") as file:
+            for count, ((mutant, every), answer) in enumerate(run_all(some, workers), 1):
+                answer = answer or {"verdict": "undecided", "by": "out of time"}
+                if answer["verdict"] == "killed":
+                    chosen.killed(mutant.path, answer["by"])
+                if answer["verdict"] == "survived" and not (every and chosen.all):
+                    answer = {"verdict": "undecided", "by": NOT_ALL}
+                where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
+                print(json.dumps(where | answer), file=file, flush=True)
+                pace = (time.monotonic() - start) / count
+                print(f"{answer['verdict']:9s} {pace:4.1f} s each  {mutant}", flush=True)
+
+    in_a_process(lambda: collected(TESTS, changed))
+    note(tasks([m for m in todo if chosen.by_import(m)], imported))
+
+
+def explanations() -> dict[str, str]:
+    return json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
 
 
 def reason(explained: dict, mutant: Mutant) -> str:
@@ -176,7 +247,7 @@ def report(every: list[Mutant], known: dict[str, dict]) -> None:
     """Write the table of files and the list of survivors; forget verdicts on what is no more."""
     lasting = [json.dumps(known[m.name]) for m in every if m.name in known]
     RESULTS.write_text("".join(line + "\n" for line in lasting))
-    explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+    explained = explanations()
     counts: dict[str, Counter] = defaultdict(Counter)
     for mutant in every:
         counts[mutant.path][known.get(mutant.name, {}).get("verdict", "not run")] += 1
@@ -210,7 +281,7 @@ def report(every: list[Mutant], known: dict[str, dict]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
-    parser.add_argument("--again", default="", help="also those with this verdict")
+    parser.add_argument("--again", default="", help="also unexplained ones with this verdict")
     parser.add_argument("--tests", default="", help="only tests whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
     parser.add_argument("--coverage", nargs="*", help="measure what (these) tests reach, and stop")
@@ -223,7 +294,13 @@ def main() -> int:
         report(every, known)
         return 0
     wanted = [m for text in args.only for m in every if text in str(m)]
-    todo = [m for m in wanted if known.get(m.name, {}).get("verdict") in (None, args.again)]
+    told = explanations()
+    todo = [
+        m
+        for m in wanted
+        if (verdict := known.get(m.name, {}).get("verdict")) is None
+        or (verdict == args.again and not reason(told, m))
+    ]
     if args.list:
         print(*wanted, sep="\n")
         return 0

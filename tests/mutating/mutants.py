@@ -4,11 +4,17 @@ A unit is a function, a method or a statement at the top of a module or a class.
 change in one unit:
 
 - removed: a call whose result is not used, a refusal, an assignment to a part of an array;
-- conditions: always true, always false, negated, without one of its operands; a comparison that
-  takes or loses the equal case, or is turned round; any and all, min and max exchanged;
-- integers: one more, one less;
+- conditions: always true, always false, without one of its operands; any and all, min and max
+  exchanged; a comparison that takes or loses the equal case, and, where it is no condition of its
+  own, one that is turned round (what notices both true and false notices that);
+- integers: one more; not those that only say where (subscripts, axes), and
+  of a row of more than four only the first and the last;
 - challenges: one, or equal to one another (``trivial``);
 - masks, pads, nonces: zero, equal to one another, one row zero.
+
+Of a module that only the prover, or whoever writes a function, runs, only refusals and their
+conditions are changed, and masks, pads and nonces: other mistakes there give proofs that are
+refused.
 
 A mutant is named by a hash of its unit, without comments and layout, and of the change; so it keeps
 its name until that unit changes.
@@ -20,23 +26,23 @@ import ast
 import copy
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 CHALLENGES = {"challenge", "challenges", "challenge_vector", "distinct_indices", "draw"}
 ENTROPY = {"field", "scalars", "bytes", "urandom"}
 TURNED = {
-    ast.Lt: (ast.LtE, ast.GtE),
-    ast.LtE: (ast.Lt, ast.Gt),
-    ast.Gt: (ast.GtE, ast.LtE),
-    ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,),
-    ast.NotEq: (ast.Eq,),
-    ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,),
-    ast.Is: (ast.IsNot,),
-    ast.IsNot: (ast.Is,),
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
 }
+ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 EXCHANGED = {"any": "all", "all": "any", "min": "max", "max": "min"}
 Place = tuple[tuple[str, int | None], ...]  # fields from the unit down to a node
 
@@ -51,6 +57,7 @@ class Mutant(NamedTuple):
     name: str
     where: Place
     node: ast.AST
+    in_function: bool
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line} {self.unit}: {self.change}"
@@ -75,18 +82,35 @@ def units(tree: ast.Module) -> Iterator[tuple[str, Place, ast.stmt]]:
 
 
 def _nodes(node: ast.AST, place: Place) -> Iterator[tuple[ast.AST, Place]]:
-    """A node and all below it, but no annotations, docstrings, messages of errors and f-strings."""
+    """A node and all below it, but no annotations, docstrings, messages of errors and f-strings, no
+    numbers that say where something is.
+    """
     yield node, place
-    if isinstance(node, ast.Raise | ast.JoinedStr):
+    if isinstance(node, ast.Raise | ast.JoinedStr) or _is_axis(node):
         return
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
+        if isinstance(node, ast.Subscript) and field == "slice" and _is_number(value):
+            continue
         children = value if isinstance(value, list) else [value]
+        row = len(children) > 4 and all(isinstance(c, ast.Constant) for c in children)
         for i, child in enumerate(children):
+            if row and 0 < i < len(children) - 1:
+                continue
             if isinstance(child, ast.AST):
                 step = (field, i if isinstance(value, list) else None)
                 yield from _nodes(child, (*place, step))
+
+
+def _is_axis(node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg == "axis"
+
+
+def _is_number(node: ast.AST) -> bool:
+    """Numbers alone: 0, -1, :-1, (0, ..., 1)."""
+    plain = (ast.Constant, ast.UnaryOp, ast.USub, ast.Slice, ast.Tuple, ast.Load)
+    return all(isinstance(n, plain) for n in ast.walk(node))
 
 
 def _trivial(function: str, *args: ast.expr) -> ast.expr:
@@ -122,11 +146,11 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
                 yield f"row {i} of '{text}' is zero", _trivial("row", node, ast.Constant(i))
 
 
-def _alternatives(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """(description, node to put in its place)."""
+def _alternatives(node: ast.AST, whole: bool) -> Iterator[tuple[str, ast.AST]]:
+    """(description, node to put in its place); ``whole``: it is all of a condition."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         yield f"without '{ast.unparse(node)}'", ast.Pass()
-    if isinstance(node, ast.Raise):
+    if isinstance(node, ast.Raise) and "NotImplementedError" not in ast.unparse(node):
         yield f"without '{ast.unparse(node)}'", ast.Pass()
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
         yield f"without '{ast.unparse(node)}'", ast.Pass()
@@ -148,33 +172,52 @@ def _alternatives(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
                 f"'{ast.unparse(node)}' without '{ast.unparse(operand)}'",
                 rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest),
             )
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and not whole:
         yield f"'{ast.unparse(node)}' negated", node.operand
     if isinstance(node, ast.Compare):
         for i, operator in enumerate(node.ops):
-            for turned in TURNED[type(operator)]:
-                comparison = copy.copy(node)
-                comparison.ops = [*node.ops[:i], turned(), *node.ops[i + 1 :]]
-                yield f"'{ast.unparse(node)}' as '{ast.unparse(comparison)}'", comparison
+            if whole and len(node.ops) == 1 and not isinstance(operator, ORDER):
+                continue
+            comparison = copy.copy(node)
+            comparison.ops = [*node.ops[:i], TURNED[type(operator)](), *node.ops[i + 1 :]]
+            yield f"'{ast.unparse(node)}' as '{ast.unparse(comparison)}'", comparison
     if isinstance(node, ast.Constant) and type(node.value) is int:
-        for value in (node.value + 1, node.value - 1):
-            yield f"{node.value} as {value}", ast.Constant(value)
+        yield f"{node.value} as {node.value + 1}", ast.Constant(node.value + 1)
     if isinstance(node, ast.Call):
         yield from _calls(node)
 
 
-def mutants(path: str, source: str) -> Iterator[Mutant]:
-    """All mutants of a file, in the order of its lines."""
+def _refuses(node: ast.AST) -> bool:
+    """A refusal, or what one depends on."""
+    if isinstance(node, ast.If):
+        return isinstance(node.body[0], ast.Raise)
+    called = getattr(getattr(node, "value", None), "func", None)
+    return isinstance(node, ast.Raise) or getattr(called, "id", "") in ("require", "refuse")
+
+
+def _draws(node: ast.AST) -> bool:
+    return getattr(getattr(node, "func", None), "attr", "") in ENTROPY
+
+
+def mutants(path: str, source: str, narrow: bool) -> Iterator[Mutant]:
+    """All mutants of a file, in the order of its lines.
+
+    Args:
+      narrow: only of refusals and of randomness.
+    """
     for unit, where, statement in units(ast.parse(source)):
         digest = ast.dump(statement)
         seen: dict[str, int] = {}
         for node, place in _nodes(statement, ()):
-            for change, new in _alternatives(node):
+            if narrow and not (_refuses(node) or _draws(node)):
+                continue
+            for change, new in _alternatives(node, bool(place) and place[-1][0] == "test"):
                 seen[change] = seen.get(change, 0) + 1
                 label = change if seen[change] == 1 else f"{change} ({seen[change]})"
                 name = hashlib.sha256(f"{path}\0{unit}\0{digest}\0{label}".encode()).hexdigest()
                 line = getattr(node, "lineno", statement.lineno)
-                yield Mutant(path, unit, line, label, name[:16], (*where, *place), new)
+                whole, is_function = (*where, *place), isinstance(statement, ast.FunctionDef)
+                yield Mutant(path, unit, line, label, name[:16], whole, new, is_function)
 
 
 def mutated(source: str, mutant: Mutant) -> ast.Module:
@@ -190,7 +233,3 @@ def mutated(source: str, mutant: Mutant) -> ast.Module:
     else:
         getattr(node, field)[index] = new
     return ast.fix_missing_locations(tree)
-
-
-def source_of(root: Path, path: str) -> str:
-    return (root / path).read_text()

@@ -84,9 +84,14 @@ BAD: dict[str, Any] = {
     "complex numbers": np.array([1j]),
     "times": np.array(["2020-01-01"], "datetime64[D]"),
     "other bytes": np.array([1, 2], ">i4"),
-    "float32": jnp.ones(3, jnp.float32),
     "a path": Path("/no/such/folder/file"),
 }
+
+
+@cache
+def bad() -> dict[str, Any]:
+    """With an array of JAX, which an import shall not make: it would start a backend."""
+    return BAD | {"float32": jnp.ones(3, jnp.float32)}
 
 
 def score(x):
@@ -306,7 +311,7 @@ def example(name: str) -> dict[str, Any]:
 
 def test_every_signature_has_a_good_call():
     assert set(FOUND) == set(EXAMPLES)
-    assert len(BAD) >= 30
+    assert len(bad()) >= 30
 
 
 def call(name: str, arguments: dict[str, Any]) -> Any:
@@ -347,7 +352,7 @@ def test_the_good_call_is_good(name):
 def test_bad_values_are_refused_by_a_sentence(name, parameter):
     wrong = []
     warnings.simplefilter("ignore")
-    for told, value in BAD.items():
+    for told, value in bad().items():
         arguments = {**example(name), parameter: value}
         try:
             call(name, arguments)

@@ -74,7 +74,6 @@ class Tape:
 
     def __init__(self, kappa: int):
         self.zero = Scalar.of(0, kappa)
-        self.one = Scalar.of(1, kappa)
         self._parents: list = []
         self._leaves: dict[int, object] = {}
         self.constraints: list[tuple[Expression, str]] = []
