@@ -11,16 +11,23 @@ LoRA here, ask the owner of a private adapter, or hand in values received earlie
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zkjax.models.config import INPUT_GROUPS, LoraConfig, ModelConfig
+from zkjax._arguments import checked
+from zkjax._marks import RandomKey
+from zkjax.errors import OptionError
+from zkjax.fixed.types import Real
+from zkjax.models.config import INPUT_GROUPS, LoraConfig, ModelConfig, Positive
 from zkjax.models.numerics import Numerics
 
+__all__ = ["init_adapter", "lora_delta", "warm_adapter"]
+
 Adapter = dict[str, dict[str, Any]]
+Key = Annotated[Any, RandomKey()]
 Deltas = Callable[[str, Any], dict[str, Any]]  # (input group, x) -> {target: added to x W}
 
 
@@ -29,11 +36,22 @@ def no_deltas(group: str, x) -> dict[str, Any]:
     return {}
 
 
-def lora_delta(x, a, b, numerics: Numerics, scale: float = 1.0, site: str = "lora"):
+@checked
+def lora_delta(
+    x: Real, a: Real, b: Real, numerics: Numerics, scale: Positive = 1.0, site: str = "lora"
+):
     """scale (x A) B with x A rounded. A scale that is no power of two is rounded on purpose, and
     multiplies x A before that is.
     """
-    mantissa = float(2 * np.frexp(scale)[0])
+    shapes = [tuple(np.shape(value)) for value in (x, a, b)]
+    if (
+        any(len(s) < 2 for s in shapes[1:])
+        or not shapes[0]
+        or (shapes[0][-1] != shapes[1][-2] or shapes[1][-1] != shapes[2][-2])
+    ):
+        told = ", ".join(f"{n} {list(s)}" for n, s in zip("xab", shapes, strict=True))
+        raise OptionError(f"lora_delta: {told}; x is (..., inputs), a (inputs, r), b (r, outputs)")
+    mantissa = float(2 * np.frexp(float(scale))[0])
     low = x @ numerics.round(a, "lora.weight")
     if mantissa != 1.0:
         low = numerics.round_cotangent(low, site) * numerics.constant(mantissa)
@@ -63,7 +81,8 @@ def normal(key, shape, scale: float):
     return scale * jax.random.normal(key, shape, dtype=jnp.float32)
 
 
-def init_adapter(config: ModelConfig, lora: LoraConfig, key) -> Adapter:
+@checked
+def init_adapter(config: ModelConfig, lora: LoraConfig, key: Key) -> Adapter:
     """A random, B zero, float32."""
     adapter: Adapter = {}
     for i, target in enumerate(lora.targets):
@@ -74,7 +93,8 @@ def init_adapter(config: ModelConfig, lora: LoraConfig, key) -> Adapter:
     return adapter
 
 
-def warm_adapter(config: ModelConfig, lora: LoraConfig, key) -> Adapter:
+@checked
+def warm_adapter(config: ModelConfig, lora: LoraConfig, key: Key) -> Adapter:
     """An adapter as it may look in the middle of training: B is random too. For calibration: with
     B = 0 half of the gradient is zero.
     """

@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zkjax._arguments import typed
 from zkjax.errors import OptionError
 from zkjax.files import read_capped
+
+__all__ = ["ChatTemplate"]
 
 MOST_CONFIG = 16 << 20  # bytes; a tokenizer's configuration lists its added tokens
 TOKENS = (
@@ -96,6 +99,7 @@ class ChatTemplate:
       OptionError: there is no template, it is not one, or jinja2 is not installed.
     """
 
+    @typed
     def __init__(self, folder: str | Path, variables: Mapping[str, Any] | None = None):
         self.folder = Path(folder)
         self.tokens = special_tokens(self.folder)
@@ -121,6 +125,7 @@ class ChatTemplate:
 
             self._reads[name] = find_undeclared_variables(tree)
 
+    @typed
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -158,6 +163,7 @@ class ChatTemplate:
             raise OptionError(f"the chat template refuses this chat: {error}") from error
         return _without_marks(text)
 
+    @typed
     def assistant(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -12,16 +12,20 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from zkjax._arguments import checked, typed
+from zkjax._marks import Tree
 from zkjax.errors import CheckpointError, StatementError
 from zkjax.files import read_capped
 from zkjax.models import hf_gpt2, hf_llama
 from zkjax.models.config import ModelConfig
 from zkjax.models.hf_settings import Settings, TensorOf
+
+__all__ = ["directory_digest", "load_model", "model_digest", "read_config"]
 
 MOST_CONFIG, MOST_INDEX = 1 << 20, 64 << 20  # bytes
 FAMILIES: dict[str, Any] = {"llama": hf_llama, "gpt2": hf_gpt2}
@@ -38,6 +42,7 @@ class Parameter(NamedTuple):
     values: np.ndarray
 
 
+@typed
 def read_config(folder: str | Path) -> ModelConfig:
     """The configuration of a model directory. CheckpointError names a key that is not supported."""
     return _read(Path(folder))[0]
@@ -148,6 +153,7 @@ def _parameters(folder: Path, config: ModelConfig, family: Any) -> Iterator[Para
         raise CheckpointError(f"{folder}: tensor {min(left)!r} is none of this model's")
 
 
+@typed
 def load_model(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Configuration and parameters (nested dict of float32, layers stacked) of a directory."""
     config, found = parameters_of(folder)
@@ -182,7 +188,8 @@ def _digest(config: ModelConfig, tensors: list[bytes]) -> str:
     return h.hexdigest()
 
 
-def model_digest(config: ModelConfig, parameters: Any) -> str:
+@checked
+def model_digest(config: ModelConfig, parameters: Annotated[Any, Tree()]) -> str:
     """Names a model, in hexadecimal: its settings and its weights as float32. It does not depend on
     how files are cut, on the order of what is in them, or on settings without effect.
     """
@@ -194,6 +201,7 @@ def model_digest(config: ModelConfig, parameters: Any) -> str:
     return _digest(config, tensors)
 
 
+@typed
 def directory_digest(folder: str | Path) -> tuple[ModelConfig, str]:
     """The configuration of a directory and its ``model_digest``, with one tensor at a time in
     memory.

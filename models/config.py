@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from zkjax._arguments import Between, require
+from zkjax._arguments import hints_of, require
+from zkjax._marks import Between
 from zkjax.errors import OptionError
 
 __all__ = [
@@ -61,7 +62,7 @@ class Checked:
     """A dataclass whose fields are of the types that it names."""
 
     def __post_init__(self):
-        hints = get_type_hints(type(self), include_extras=True)
+        hints = hints_of(type(self))  # type: ignore[arg-type]
         for field in fields(self):  # type: ignore[arg-type]
             what = f"{type(self).__name__}: {field.name}"
             require(getattr(self, field.name), hints[field.name], what)

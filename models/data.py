@@ -5,12 +5,22 @@ on.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from zkjax._arguments import checked
+from zkjax._marks import Between
+from zkjax.errors import OptionError
+from zkjax.models.config import Size
 
-def library_sources(limit: int = 4_000_000) -> np.ndarray:
+__all__ = ["batches", "documentation", "library_sources"]
+
+
+@checked
+def library_sources(limit: Annotated[int, Between(0, 1 << 40)] = 4_000_000) -> np.ndarray:
     """The standard library's top-level modules, concatenated in name order: (n,) uint8."""
     folder = Path(sysconfig.get_path("stdlib"))
     data = b"\n".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
@@ -25,9 +35,26 @@ def documentation() -> np.ndarray:
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-def batches(data: np.ndarray, batch: int, length: int, seed: int):
-    """Endless random batches (batch, length + 1) uint8; deterministic in the seed."""
-    rng = np.random.default_rng(seed)
+@checked
+def batches(
+    data: np.ndarray, batch: Size, length: Size, seed: Annotated[int, Between(0, 1 << 128)]
+) -> Iterator[np.ndarray]:
+    """Endless random batches (batch, length + 1) uint8; deterministic in the seed.
+
+    Raises:
+      OptionError: data are not one text that is longer.
+    """
+    if data.ndim != 1 or data.dtype.kind not in "iu" or len(data) <= length + 1:
+        raise OptionError(
+            f"data = {data.dtype}{list(data.shape)}; batches are cut from more than {length + 1} "
+            "tokens, integers (n,)"
+        )
+    return _batches(data, batch, length, np.random.default_rng(seed))
+
+
+def _batches(
+    data: np.ndarray, batch: int, length: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     while True:
         starts = rng.integers(0, len(data) - length - 1, batch)
         yield np.stack([data[s : s + length + 1] for s in starts])

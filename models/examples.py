@@ -11,21 +11,24 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from zkjax._arguments import typed
 from zkjax.errors import OptionError
 from zkjax.files import open_regular
 from zkjax.models.chat import ChatTemplate
+from zkjax.models.config import Size
 from zkjax.models.text import Tokenizer, read_text, require_vocabulary
+
+__all__ = ["read_documents"]
 
 MOST_FILE = 1 << 30  # bytes
 MOST_LINE = 1 << 22
 SUFFIXES = (".jsonl", ".ndjson")
 FORMS = ({"text"}, {"prompt", "completion"}, {"messages"}, {"messages", "tools"})
 ROLES = ("system", "developer", "user", "assistant", "tool")
-LOSSES = ("completion", "all")
 
 
 class Document(NamedTuple):
@@ -42,12 +45,13 @@ class Document(NamedTuple):
     where: str
 
 
+@typed
 def read_documents(
     path: str | Path,
     tokenizer: Tokenizer,
     *,
-    loss_on: str = "completion",
-    vocabulary: int | None = None,
+    loss_on: Literal["completion", "all"] = "completion",
+    vocabulary: Size | None = None,
     template: ChatTemplate | None = None,
     ignore: Sequence[str] = (),
 ) -> Iterator[Document]:
@@ -66,12 +70,14 @@ def read_documents(
     Raises:
       OptionError: a line is not one of the forms, or has nothing to learn.
     """
-    if loss_on not in LOSSES:
-        raise OptionError(f"loss_on = {loss_on!r}; it is one of {', '.join(LOSSES)}")
     reader = _Reader(tokenizer, loss_on == "all", vocabulary, template, frozenset(ignore))
     path = Path(path)
     if path.suffix == ".json":
         raise OptionError(f"{path}: write an object of JSON on each line, and call it .jsonl")
+    return _documents(path, reader)
+
+
+def _documents(path: Path, reader: _Reader) -> Iterator[Document]:
     if path.suffix not in SUFFIXES:
         text = read_text(str(path), None)
         yield reader.document({"text": text}, str(path))

@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from zkjax._arguments import Between, checked
+from zkjax._arguments import checked
+from zkjax._marks import Between
 from zkjax.errors import OptionError
 from zkjax.models.config import Checked
 from zkjax.models.rotary import HALF_PI, decimal_cos
@@ -36,6 +37,7 @@ DIGITS = 60
 
 Steps = Annotated[int, Between(0, 1 << 31)]
 Share = Annotated[float, Between(0, 1)]
+MaxNorm = Annotated[float, Between(2.0**-10, 2.0**10)]
 
 
 def dyadic(value: float, bits: int = FACTOR_BITS) -> float:
@@ -72,7 +74,7 @@ class OptimizerConfig(Checked):
     b2: Share = 0.999
     eps: Annotated[float, Between(0, 0.0625)] = 1e-8
     weight_decay: Share = 0.0
-    max_grad_norm: Annotated[float, Between(2.0**-10, 2.0**10)] | None = None
+    max_grad_norm: MaxNorm | None = None
     gradient_accumulation_steps: Annotated[int, Between(1, 1 << 16)] = 1
 
     def __post_init__(self):

@@ -10,9 +10,10 @@ is what can be proved. Each site has formats of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,13 @@ import numpy as np
 import optax
 
 from zkjax import fixed
+from zkjax._arguments import checked
+from zkjax._marks import Between
 from zkjax.fixed import Format, Scale
 from zkjax.fixed.sites import Site, observe
+from zkjax.models.config import Checked
+
+__all__ = ["FixedPoint", "Float", "Observed"]
 
 TILED = 16  # positions from which on scores are computed in two parts
 # What differs from ``Site()`` where nothing was calibrated. These suit small activations: |x| < 16
@@ -163,7 +169,7 @@ class Observed(Float):
 
 
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(Checked):
     """Fixed point, each site in its formats.
 
     Attributes:
@@ -174,9 +180,10 @@ class FixedPoint:
 
     sites: Mapping[str, Site] = field(default_factory=dict)
     default: Site = field(default_factory=Site)
-    constants: int = 14
+    constants: Annotated[int, Between(1, 30)] = 14
     _scales: Mapping[str, Scale] = field(default_factory=dict, repr=False, compare=False)
 
+    @checked
     def site(self, name: str) -> Site:
         """The formats of a site."""
         return self.sites.get(name, DEFAULT_SITES.get(name, self.default))
@@ -191,7 +198,9 @@ class FixedPoint:
         return found
 
     def at_layer(self, scales: dict[str, Scale]) -> FixedPoint:
-        return replace(self, _scales=scales)
+        inside = copy(self)  # what it holds was checked
+        object.__setattr__(inside, "_scales", scales)
+        return inside
 
     def tiles(self, length: int) -> tuple[int, ...]:
         """Two parts: of the scores above the diagonal, which are masked, half are not computed."""

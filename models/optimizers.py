@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from zkjax import fixed
+from zkjax._arguments import checked
 from zkjax.errors import OptionError
 from zkjax.fixed import Format
 from zkjax.fixed.roots import MOST_BITS, geometric_steps
@@ -28,11 +29,23 @@ from zkjax.models import second_moment
 from zkjax.models.hyperparameters import (
     CORRECTION_FRACTION,
     EPS_FRACTION,
+    MaxNorm,
     OptimizerConfig,
+    Share,
     require_eps,
 )
 from zkjax.models.numerics import FixedPoint
 from zkjax.program.tables import Table, round_exactly, step_table
+
+__all__ = [
+    "clip_by_global_norm",
+    "decode_hyperparameters",
+    "float_optimizer",
+    "make_optimizer",
+    "scale_by_adam",
+    "scale_by_learning_rate",
+    "trace",
+]
 
 MASTER = Format(24, 32)
 FIRST_MOMENT = 3  # bits more of the first moment than of a gradient
@@ -44,6 +57,7 @@ def _rounded(tree, form: Format, site: str):
     return jax.tree.map(lambda x: fixed.round_value(x, *form, site=site), tree)
 
 
+@checked
 def scale_by_learning_rate(
     update: Format = MASTER, argument: Format | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,8 +75,9 @@ def scale_by_learning_rate(
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, of)
 
 
+@checked
 def trace(
-    decay: float, form: Format, nesterov: bool = False
+    decay: Share, form: Format, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """``optax.trace`` with the trace g + decay t rounded to a format of 32 bits."""
 
@@ -83,8 +98,9 @@ def trace(
     return optax.GradientTransformationExtraArgs(init, of)
 
 
+@checked
 def scale_by_adam(
-    b1: float, b2: float, gradient: Format, ratio: Format
+    b1: Share, b2: Share, gradient: Format, ratio: Format
 ) -> optax.GradientTransformationExtraArgs:
     """``optax.scale_by_adam``: bias_correction mu / (sqrt(nu) + eps), exact after the quotient.
 
@@ -152,8 +168,9 @@ def clip_table(max_norm: float, in_fraction: int) -> Table:
     return step_table(name, firsts, int(lasts[-1]), np.append(1 << CLIP_FRACTION, factors))
 
 
+@checked
 def clip_by_global_norm(
-    max_norm: float, gradient: Format, norm: Format
+    max_norm: MaxNorm, gradient: Format, norm: Format
 ) -> optax.GradientTransformation:
     """``optax.clip_by_global_norm``: g min(1, max_norm / |g|), rounded to ``gradient``.
 
@@ -174,6 +191,7 @@ def clip_by_global_norm(
     return optax.GradientTransformation(optax.init_empty_state, of)
 
 
+@checked
 def make_optimizer(
     config: OptimizerConfig, numerics: FixedPoint
 ) -> optax.GradientTransformationExtraArgs:
@@ -206,6 +224,7 @@ def make_optimizer(
     return optax.chain(*chain)
 
 
+@checked
 def float_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """The same in floating point: optax's own transformations and schedules."""
     rate: Any = config.learning_rate
@@ -230,13 +249,24 @@ def float_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(*chain, optax.scale_by_learning_rate(rate))
 
 
+@checked
 def decode_hyperparameters(
     config: OptimizerConfig, numerics: FixedPoint, stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The numbers of a step as values, from ``hyperparameters``."""
+    """The numbers of a step as values, from ``hyperparameters``.
+
+    Raises:
+      OptionError: they are of another optimizer, or none.
+    """
     fractions = {
         "learning_rate": config.rate_fraction,
         "bias_correction": CORRECTION_FRACTION,
         "eps": numerics.site("optimizer.gradient").forward.fraction + EPS_FRACTION,
     }
-    return {name: fixed.decode(x, fractions[name]) for name, x in stored.items()}
+    wanted = list(fractions) if config.name == "adamw" else ["learning_rate"]
+    if set(stored) != set(wanted):
+        raise OptionError(
+            f"decode_hyperparameters: stored has {sorted(map(str, stored))}; it has "
+            f"{', '.join(wanted)}, as hyperparameters(config, step) gives them"
+        )
+    return {name: fixed.decode(stored[name], fractions[name]) for name in wanted}

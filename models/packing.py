@@ -11,11 +11,14 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from zkjax._arguments import Between
+from zkjax._arguments import checked, typed
+from zkjax._marks import Between, HostNumbers, Itself
 from zkjax.errors import OptionError
 from zkjax.models.config import Checked, Size
 from zkjax.models.examples import Document, read_documents
 from zkjax.models.text import Tokenizer
+
+__all__ = ["Examples", "Order", "read_examples"]
 
 IGNORED = -100  # a label that is in no loss
 MOST_TOKENS = 1 << 28
@@ -34,19 +37,21 @@ class Examples(NamedTuple):
     tokens: np.ndarray
     labels: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Examples:
+    @checked
+    def take(self, rows: Annotated[Any, HostNumbers()]) -> Examples:
         """Some of the rows, such as a batch: ``examples.take(order.rows(step))``."""
         return Examples(self.tokens[rows], self.labels[rows])
 
 
+@typed
 def read_examples(
     path: str | Path,
     tokenizer: Tokenizer,
-    length: int,
+    length: Annotated[int, Itself()],
     *,
     packed: bool = False,
     truncate: bool = False,
-    positions: int | None = None,
+    positions: Size | None = None,
     **options: Any,
 ) -> Examples:
     """The examples of a file, for predictions of ``length`` tokens a row.
@@ -149,7 +154,8 @@ class Order(Checked):
     batch: Size
     seed: Annotated[int, Between(0, (1 << 64) - 1)] = 0
 
-    def rows(self, step: int) -> np.ndarray:
+    @checked
+    def rows(self, step: Annotated[int, Itself()]) -> np.ndarray:
         """The rows of a step, counted from 0: (batch,) int64."""
         if type(step) is not int or not 0 <= step < 1 << 48:
             raise OptionError(f"step = {step!r}; steps are counted from 0")

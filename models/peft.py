@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from zkjax._arguments import Between, checked
+from zkjax._arguments import checked
+from zkjax._marks import Between, NewPath
 from zkjax.errors import OptionError, StatementError
 from zkjax.files import read_capped, write_atomically
 from zkjax.models.adapter import Adapter
@@ -101,7 +102,7 @@ def load_adapter(folder: str | Path, base: ModelConfig | None = None) -> LoadedA
 
 @checked
 def save_adapter(
-    folder: str | Path,
+    folder: NewPath,
     adapter: Mapping[str, Any],
     lora: LoraConfig,
     base_name: str,

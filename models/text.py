@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from zkjax._arguments import checked, typed
 from zkjax.errors import OptionError
 from zkjax.files import read_capped
 from zkjax.models.chat import Span, special_tokens
 from zkjax.models.data import documentation, library_sources
+
+__all__ = ["Tokenizer", "read_text"]
 
 MOST_TEXT = 64 << 20
 MOST_CHARACTERS = 2_000_000  # that are tokenized
 BUILT_IN = {"documentation": documentation, "sources": library_sources}
 
 
+@typed
 def read_text(source: str, most_characters: int | None = MOST_CHARACTERS) -> str:
     """A text file, or a text that Python brings: "documentation" of the language, or "sources" of
     its library. The first so many characters.
@@ -49,6 +53,7 @@ class Tokenizer:
       OptionError: the tokenizer cannot be read, or ``tokenizers`` is not installed.
     """
 
+    @typed
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._tokenizer: Any = None
@@ -85,6 +90,7 @@ class Tokenizer:
             )
         return found
 
+    @checked
     def encode(self, text: str, spans: Sequence[Span] = (), *, special: bool = True) -> Tokens:
         """The tokens of a text, and which of them overlap spans of its characters.
 

@@ -9,30 +9,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
+from zkjax._arguments import checked, typed
 from zkjax._compat import x64
+from zkjax._marks import Between, NewPath
 from zkjax.errors import CalibrationError
 from zkjax.files import read_capped, write_atomically
 from zkjax.fixed import Format
 from zkjax.fixed.sites import ROOM, WIDE_ROOM, Seen, Site, choose, observations
 from zkjax.models.checkpoint import model_digest
+from zkjax.models.config import Checked
 from zkjax.models.numerics import DEFAULT_SITES, FixedPoint, Observed
 from zkjax.models.registry import MODELS
 from zkjax.proofs.finetune import (
     FINE_BITS,
     WEIGHT_FRACTION,
     FineTuning,
+    Fractions,
+    LossScale,
+    Weights,
     dotted,
     make_gradient,
     make_losses,
+    require_power,
 )
+
+__all__ = ["Calibration", "calibrate"]
 
 VERSION = 1
 MOST_BYTES = 1 << 20
@@ -46,7 +55,7 @@ MOST_WEIGHT_FRACTION = 16
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Checked):
     """Formats for one model.
 
     Attributes:
@@ -60,8 +69,12 @@ class Calibration:
     model: str
     data: str
     sites: Mapping[str, Site]
-    weight_fractions: Mapping[str, int] = field(default_factory=dict)
-    loss_scale: float = FineTuning.loss_scale
+    weight_fractions: Fractions = field(default_factory=dict)
+    loss_scale: LossScale = FineTuning.loss_scale
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_power(self.loss_scale)
 
     def __hash__(self) -> int:
         return hash(self.encode())
@@ -70,6 +83,7 @@ class Calibration:
         """The fixed point of these formats."""
         return FixedPoint(sites=self.sites)
 
+    @checked
     def apply(self, run: FineTuning) -> FineTuning:
         """A run in these formats. Raises CalibrationError if they were made for other layers."""
         for name, site in self.sites.items():
@@ -86,6 +100,7 @@ class Calibration:
             weight_fractions=self.weight_fractions,
         )
 
+    @checked
     def require_model(self, digest: str) -> None:
         """CalibrationError unless it was made for this model."""
         if self.model != digest:
@@ -94,7 +109,8 @@ class Calibration:
                 f"{digest[:16]}); run zkjax calibrate on this one"
             )
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: NewPath) -> None:
         """Write the file, whole or not at all."""
         write_atomically(Path(path), self.encode())
 
@@ -111,11 +127,13 @@ class Calibration:
         return (json.dumps(raw, indent=1) + "\n").encode()
 
     @classmethod
+    @typed
     def load(cls, path: str | Path) -> Calibration:
         """Read a file. Raises CalibrationError if it is no calibration of this version."""
         return cls.decode(read_capped(Path(path), MOST_BYTES), str(path))
 
     @classmethod
+    @typed
     def decode(cls, data: bytes, name: str = "calibration") -> Calibration:
         try:
             raw = json.loads(data)
@@ -166,29 +184,32 @@ def weight_fractions(parameters: Any) -> dict[str, int]:
     return found
 
 
+@typed
 def calibrate(
     run: FineTuning,
-    parameters: Any,
-    adapter: Any,
+    parameters: Weights,
+    adapter: Weights | None,
     batches: Iterable[np.ndarray],
     *,
-    room: float = 0.0,
-    stored: Mapping[str, int] | None = None,
+    room: Annotated[float, Between(0, 8)] = 0.0,
+    stored: Fractions | None = None,
     between_parties: bool = False,
-    progress=lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Calibration:
     """Choose formats for a run from its loss and gradient on some batches.
 
     Args:
       run: the model, the LoRA configuration and the loss scale; its arithmetic is not used.
       parameters: base weights (nested dict of floats).
-      adapter: master weights (floats) at which to look.
+      adapter: master weights (floats) at which to look; None is right between parties only.
       batches: (batch, length + 1) tokens each.
       room: bits of range to add to what is usual.
       stored: fraction bits of the stored base weights; chosen if not given.
       between_parties: formats for the check of an adapter between two parties: no gradient is
         looked at, and what linear layers read has 16 bits.
     """
+    if adapter is None and not between_parties:
+        raise CalibrationError("there is no adapter to look at; warm_adapter makes one")
     watched = replace(run, numerics=Observed())
     look = observations((make_losses if between_parties else make_gradient)(watched))
     fractions = weight_fractions(parameters) if stored is None else stored
@@ -199,6 +220,8 @@ def calibrate(
         weights = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters)
         masters = jax.tree.map(lambda x: np.asarray(x, np.float64), adapter)
         for batch in batches:
+            if np.ndim(batch) != 2:
+                raise CalibrationError("batches are arrays of tokens, (batch, length + 1) each")
             data.update(np.ascontiguousarray(batch, dtype="<i4").tobytes())
             _, found = look(weights, masters, batch)
             for name, sizes in found.items():

@@ -17,9 +17,11 @@ import optax
 
 import zkjax
 from zkjax import fixed
-from zkjax._arguments import Between, require
+from zkjax._arguments import checked
+from zkjax._marks import Between, Tree
 from zkjax.errors import OptionError, VerificationError
-from zkjax.models.config import LlamaConfig, LoraConfig, ModelConfig
+from zkjax.fixed.types import Array
+from zkjax.models.config import Checked, LlamaConfig, LoraConfig, ModelConfig
 from zkjax.models.hyperparameters import (
     LARGEST_RATE,
     MOST_ERROR,
@@ -37,14 +39,37 @@ from zkjax.models.optimizers import (
 from zkjax.models.registry import bind, parameter_shapes
 from zkjax.proof import Commitment
 
+__all__ = [
+    "FineTuning",
+    "init_state",
+    "load_adapter",
+    "make_hyperparameters",
+    "make_step",
+    "store_adapter",
+    "store_base",
+    "store_rate",
+]
+
+Weights = Annotated[Any, Tree()]
+Batch = Array | Weights
 WEIGHT_FRACTION = 12
 LOSS_FRACTION = 16
 LARGEST_ERROR = 2.0**-7  # of stored base weights, in the root mean square, of that of a weight
 SHARE_BITS = 18  # of the number of predictions over that of the learned ones
 
 
+LossScale = Annotated[float, Between(2.0**-40, 2.0**40)]
+Fractions = Mapping[str, Annotated[int, Between(-40, 40)]]
+
+
+def require_power(loss_scale: float) -> None:
+    """OptionError unless a loss scale is a power of two."""
+    if np.frexp(float(loss_scale))[0] != 0.5:
+        raise OptionError(f"loss_scale = {loss_scale} is a power of two")
+
+
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Checked):
     """Everything about a run that is public and fixed.
 
     Attributes:
@@ -59,12 +84,12 @@ class FineTuning:
     model: ModelConfig = field(default_factory=LlamaConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     numerics: Numerics = field(default_factory=FixedPoint)
-    loss_scale: float = 2.0**-4
-    weight_fractions: Mapping[str, int] = field(default_factory=dict)
+    loss_scale: LossScale = 2.0**-4
+    weight_fractions: Fractions = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.loss_scale > 0 or np.frexp(self.loss_scale)[0] != 0.5:
-            raise OptionError(f"loss_scale is a power of two, not {self.loss_scale}")
+        super().__post_init__()
+        require_power(self.loss_scale)
 
     def fraction_of(self, path) -> int:
         """Fraction bits of a stored base weight, by its path in the pytree."""
@@ -139,7 +164,8 @@ def stored_like(config: ModelConfig, commitment: Commitment) -> Any | None:
     return None if found else jax.tree.unflatten(form, leaves)
 
 
-def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = None) -> Any:
+@checked
+def store_base(parameters: Weights, weight_fractions: Fractions | None = None) -> Any:
     """Base weights (nested dict of floats), with 12 fraction bits where no others are given; see
     ``store_weight``.
     """
@@ -149,23 +175,25 @@ def store_base(parameters: Any, weight_fractions: Mapping[str, int] | None = Non
     )
 
 
-def store_adapter(adapter: Any) -> Any:
+@checked
+def store_adapter(adapter: Weights) -> Any:
     """Adapter master weights as int32 with 24 fraction bits."""
     return jax.tree.map(lambda x: fixed.quantize(x, MASTER.fraction, "int32"), adapter)
 
 
-def load_adapter(stored: Any) -> Any:
+@checked
+def load_adapter(stored: Weights) -> Any:
     """The inverse of ``store_adapter``, exact in float64."""
     return jax.tree.map(lambda x: np.asarray(x) * 2.0**-MASTER.fraction, stored)
 
 
-def store_rate(learning_rate: float) -> np.ndarray:
+@checked
+def store_rate(learning_rate: Annotated[float, Between(0, LARGEST_RATE)]) -> np.ndarray:
     """A learning rate of plain SGD, 0 or from 1/327 to 3.99, as a uint16 with 14 fraction bits.
 
     Raises:
       OptionError: it is held with more than 1 % error, or not at all.
     """
-    require(learning_rate, Annotated[float, Between(0, LARGEST_RATE)], "store_rate: learning_rate")
     stored = fixed.quantize(learning_rate, RATE_FRACTION, "uint16")
     if abs(stored * 2.0**-RATE_FRACTION - learning_rate) > MOST_ERROR * learning_rate:
         raise OptionError(
@@ -217,9 +245,11 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     """Tokens (batch, length + 1), and which predictions are learned, (batch, length) bool, or None
     if all are. A batch is an array of tokens, or a mapping of ``tokens`` and ``learned``.
     """
-    if isinstance(batch, Mapping):
-        return batch["tokens"], batch["learned"]
-    return batch, None
+    if not isinstance(batch, Mapping):
+        return batch, None
+    if set(batch) != {"tokens", "learned"}:
+        raise OptionError(f'a batch has {sorted(batch)}; it has "tokens" and "learned"')
+    return batch["tokens"], batch["learned"]
 
 
 def _total(each, learned):
@@ -258,6 +288,8 @@ def make_gradient(run: FineTuning) -> Callable:
 
     def gradient(base, adapter, batch):
         tokens, learned = split_batch(batch)
+        if tokens.ndim != 2 or tokens.shape[1] < 2:
+            raise OptionError(f"tokens of shape {tokens.shape}; they are (batch, length + 1)")
         size = tokens.shape[0] * (tokens.shape[1] - 1)
 
         def scaled(adapter):
@@ -302,17 +334,20 @@ def require_fixed(run: FineTuning) -> FixedPoint:
     return run.numerics
 
 
-def init_state(run: FineTuning, config: OptimizerConfig, adapter: Any) -> Any:
+@checked
+def init_state(run: FineTuning, config: OptimizerConfig, adapter: Weights) -> Any:
     """The state of a run's optimizer before its first step, as it is stored: zeros."""
     return make_optimizer(config, require_fixed(run)).init(adapter)
 
 
+@checked
 def make_hyperparameters(run: FineTuning, config: OptimizerConfig) -> Callable[[int], dict]:
     """step, counted from 0 -> its public numbers, as the step function takes them."""
     fraction = require_fixed(run).site("optimizer.gradient").forward.fraction
     return lambda step: hyperparameters(config, step, fraction)
 
 
+@checked
 def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Callable:
     """One step of an optimizer on the adapter, as a provable function of stored integers.
 
@@ -326,7 +361,8 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     """
     gradient = _stored_gradient(run, optimizer)
 
-    def sgd_step(base, adapter, tokens, learning_rate):
+    @checked
+    def sgd_step(base: Weights, adapter: Weights, tokens: Batch, learning_rate: Array):
         rate = fixed.decode(learning_rate, RATE_FRACTION)
         sgd, hyper = scale_by_learning_rate(), {"learning_rate": rate}
         masters, grads, loss = gradient(base, adapter, tokens)
@@ -338,7 +374,14 @@ def make_step(run: FineTuning, optimizer: OptimizerConfig | None = None) -> Call
     numerics = require_fixed(run)
     transformation = make_optimizer(optimizer, numerics)
 
-    def step(base, adapter, state, tokens, hyper):
+    @checked
+    def step(
+        base: Weights,
+        adapter: Weights,
+        state: Any,
+        tokens: Batch,
+        hyper: Mapping[str, Array],
+    ):
         hyper = decode_hyperparameters(optimizer, numerics, hyper)
         masters, grads, loss = gradient(base, adapter, tokens)
         new, state = _updated(transformation, masters, state, grads, hyper)
@@ -361,6 +404,9 @@ def _stored_gradient(run: FineTuning, optimizer: OptimizerConfig | None) -> Call
 
 def _updated(transformation, masters, state, grads, hyper) -> tuple[Any, Any]:
     """The stored adapter and state after a step, of values."""
+    wanted = jax.tree.structure(transformation.init(masters))
+    if [jax.tree.structure(state)] != [wanted]:
+        raise OptionError("the state is not of this optimizer; init_state makes the first one")
     updates, state = transformation.update(grads, state, masters, **hyper)
     new = optax.apply_updates(masters, updates)
     return jax.tree.map(lambda x: fixed.encode(x, MASTER.fraction), new), state

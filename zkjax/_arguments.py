@@ -12,34 +12,16 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
+from zkjax._marks import MARKS, Between
 from zkjax.errors import OptionError, ZkjaxError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Between(NamedTuple):
-    """The range of a number."""
-
-    low: float
-    high: float
-
-
-class Numbers:
-    """An array of real numbers: of NumPy or JAX, or one number."""
-
-
-class HostNumbers:
-    """What NumPy makes an array of real numbers of."""
-
-
-class IntegerType:
-    """A dtype of integers."""
 
 
 # What goes wrong with arguments of the right types that do not fit each other, as shapes.
@@ -55,7 +37,14 @@ UNFIT = (
 )
 
 
-def checked(fn: F) -> F:
+def typed(fn: F) -> F:
+    """``checked`` of types alone: of a function that reads what others may have written, or runs
+    what they wrote, in which any other error is one of this package, or theirs.
+    """
+    return checked(fn, unfit=())
+
+
+def checked(fn: F, unfit: tuple[type[Exception], ...] = UNFIT) -> F:
     """The same function, refusing arguments that are not of its annotated types.
 
     Raises (when called):
@@ -81,7 +70,7 @@ def checked(fn: F) -> F:
             return fn(*args, **keywords)
         except ZkjaxError:
             raise
-        except UNFIT as error:
+        except unfit as error:
             if "forward-mode" in str(error):  # JAX's, of how the function is differentiated
                 raise
             given = ", ".join(f"{n} = {described(v)}" for n, v in bound.arguments.items())
@@ -92,10 +81,19 @@ def checked(fn: F) -> F:
     return typing.cast(F, run)
 
 
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The annotated types of a class's fields."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def _name(fn: Callable) -> str:
-    module = str(getattr(fn, "__module__", ""))
-    home = "zkjax.fixed." if module.startswith("zkjax.fixed") else "zkjax."
-    return home + getattr(fn, "__qualname__", "function").removesuffix(".__init__")
+    """What a user calls it: by the name of its module, or of ``zkjax`` or ``zkjax.fixed``."""
+    home = str(getattr(fn, "__module__", ""))
+    if not home.startswith(("zkjax.models.", "zkjax.proofs.")):
+        home = "zkjax.fixed" if home.startswith("zkjax.fixed") else "zkjax"
+    name = getattr(fn, "__qualname__", "function").removesuffix(".__init__")
+    return f"{home}.{name}".replace(".<locals>", "(...)")
 
 
 def described(value: Any) -> str:
@@ -106,7 +104,13 @@ def described(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str | bytes | Path):
         text = repr(value)
         return text if len(text) <= 40 else f"{text[:37]}..."
-    return f"a {type(value).__name__}"
+    return _a(type(value))
+
+
+def _a(kind: type) -> str:
+    name = kind.__name__
+    spelled = name[:2].isupper()  # an SSLContext
+    return f"{'an' if name[0] in ('AEFHILMNORSX' if spelled else 'AEIOaeio') else 'a'} {name}"
 
 
 def require(value: Any, wanted: Any, what: str) -> None:
@@ -130,7 +134,8 @@ def _refused(value: Any, wanted: Any) -> str:
         told = _refused(value, base)
         for mark in marks:
             if isinstance(mark, Between) and (told or not mark.low <= value <= mark.high):
-                return f"{told or 'a number'} from {mark.low:,} to {mark.high:,}"
+                told = told or ("an integer" if base is int else "a number")
+                return f"{told} from {_number(mark.low)} to {_number(mark.high)}"
         return told
     if origin is typing.Union or origin is types.UnionType:
         told = [_refused(value, choice) for choice in typing.get_args(wanted)]
@@ -155,24 +160,45 @@ def _refused(value: Any, wanted: Any) -> str:
     if origin in (Sequence, list):
         right = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         (item,) = typing.get_args(wanted) or (Any,)
-        return "" if right and not any(_refused(v, item) for v in value) else "a list"
+        return _refused_items(value, item, "a list, of which each is") if right else "a list"
     if origin in (Mapping, dict):
-        return "" if isinstance(value, Mapping) else "a dictionary"
+        if not isinstance(value, Mapping):
+            return NAMES[Mapping]
+        key, item = typing.get_args(wanted) or (Any, Any)
+        return _refused_items(value, key, "a dictionary, of which each key is") or _refused_items(
+            value.values(), item, "a dictionary, of which each value is"
+        )
     kind = origin or wanted
     if not isinstance(kind, type):
         return ""
-    return "" if isinstance(value, kind) else NAMES.get(kind, f"a {kind.__name__}")
+    return "" if isinstance(value, kind) else NAMES.get(kind) or _a(kind)
 
 
-NAMES = {bool: "True or False", str: "a string", bytes: "bytes", Path: "a path"}
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+NAMES: dict[type, str] = {
+    bool: "True or False",
+    str: "a string",
+    bytes: "bytes",
+    Path: "a path",
+    dict: "a dictionary",
+    Mapping: "a dictionary",
+    Iterable: "a list, or something else to iterate over",
+}
+
+
+def _refused_items(values: Iterable, wanted: Any, told: str) -> str:
+    refused = next(filter(None, (_refused(value, wanted) for value in values)), "")
+    return refused and f"{told} {refused}"
 
 
 def _refused_tuple(value: Any, wanted: Any) -> str:
     """Of a tuple type, or of a named tuple, for which any sequence of its fields will do."""
     parts: Sequence[Any]
     if isinstance(wanted, type) and hasattr(wanted, "_fields"):
-        hints = typing.get_type_hints(wanted, include_extras=True)
-        parts = [hints.get(f, Any) for f in wanted._fields]  # type: ignore[attr-defined]
+        parts = [hints_of(wanted).get(f, Any) for f in wanted._fields]  # type: ignore[attr-defined]
         told = f"a {wanted.__name__}({', '.join(wanted._fields)})"  # type: ignore[attr-defined]
     else:
         parts, told = typing.get_args(wanted), "a tuple"
@@ -182,38 +208,3 @@ def _refused_tuple(value: Any, wanted: Any) -> str:
         parts = [parts[0]] * len(value)
     fits = len(parts) == len(value)
     return "" if fits and not any(map(_refused, value, parts)) else told
-
-
-def _is_numbers(value: Any) -> bool:
-    if isinstance(value, bool | int | float):
-        return True
-    dtype = getattr(value, "dtype", None)
-    if not isinstance(getattr(value, "shape", None), tuple) or dtype is None:
-        return False
-    try:
-        return np.dtype(dtype).kind in "biuf"
-    except TypeError:
-        return False
-
-
-def _is_host_numbers(value: Any) -> bool:
-    try:
-        return np.asarray(value).dtype.kind in "biuf"
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _is_integer_type(value: Any) -> bool:
-    if hasattr(value, "shape"):  # an array is no type, though NumPy asks it for its own
-        return False
-    try:
-        return value is not None and np.dtype(value).kind in "iu"
-    except (TypeError, ValueError):
-        return False
-
-
-MARKS: dict[type, tuple[Callable[[Any], bool], str]] = {
-    Numbers: (_is_numbers, "an array of numbers (jnp.asarray makes one)"),
-    HostNumbers: (_is_host_numbers, "an array of numbers, or lists of them"),
-    IntegerType: (_is_integer_type, "a type of integers, as jnp.int16"),
-}

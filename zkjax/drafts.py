@@ -9,6 +9,8 @@ import os
 import secrets
 from pathlib import Path
 
+from zkjax.errors import OptionError
+
 DESCRIPTORS = "/proc/self/fd"
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)
 
@@ -36,6 +38,8 @@ class Draft:
 
     def __init__(self, path: str | Path, data: bytes, private: bool = False):
         self.path = Path(path)
+        if not self.path.name:
+            raise OptionError(f"{str(path)!r} is no path of a file; name one")
         self._sweep()
         self._name = self.path.with_name(f"{self._prefix}{secrets.token_hex(8)}")
         self._handle, self._anonymous = self._open()

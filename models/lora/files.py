@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from zkjax._arguments import checked, typed
+from zkjax._marks import NewPath
 from zkjax.errors import OptionError, StatementError
 from zkjax.files import write_atomically
-from zkjax.models.lora.rules import Adapter, Target, require_adapter
+from zkjax.models.lora.rules import Adapter, Given, Target, require_adapter
 from zkjax.models.peft import AdapterError
 from zkjax.tensors import MAX_HEADER, Described, read_tensors
 
@@ -27,7 +29,8 @@ def weight_name(path: str, part: str) -> str:
     return f"base_model.model.{path.replace('/', '.')}.lora_{part.upper()}.weight"
 
 
-def save(path: str | Path, adapter: Adapter, targets: Mapping[str, Target]) -> None:
+@checked
+def save(path: NewPath, adapter: Given, targets: Mapping[str, Target]) -> None:
     """Write an adapter of float32, float64 or stored int32, whole or not at all.
 
     Raises:
@@ -57,6 +60,7 @@ def save(path: str | Path, adapter: Adapter, targets: Mapping[str, Target]) -> N
     write_atomically(path, data)
 
 
+@typed
 def load(path: str | Path, targets: Mapping[str, Target]) -> Adapter:
     """Read an adapter for these targets, NumPy arrays.
 

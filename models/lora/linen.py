@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from zkjax._arguments import checked, typed
 from zkjax._compat import x64
+from zkjax._marks import Itself
 from zkjax.errors import OptionError
 from zkjax.models.lora.delta import delta, dense, einsum, merged_kernel, require_numerics
 from zkjax.models.lora.rules import (
-    Adapter,
+    Given,
     Layer,
-    LoraRule,
+    Rules,
     Target,
     Targets,
     assign,
@@ -29,12 +31,15 @@ from zkjax.models.lora.rules import (
 )
 from zkjax.models.numerics import FixedPoint, Float, Numerics
 
+__all__ = ["bind", "find", "merge"]
+
+Module = Annotated[nn.Module, Itself()]
+Variables = Annotated[Mapping, Itself()]
 LINEAR = (nn.Dense, nn.DenseGeneral, nn.Einsum)
 
 
-def find(
-    module: nn.Module, rules: Sequence[LoraRule], variables: Mapping, *args, **keywords
-) -> Targets:
+@typed
+def find(module: Module, rules: Rules, variables: Variables, *args, **keywords) -> Targets:
     """The linear layers that the rules are about, by path joined with "/".
 
     Linear layers are ``nn.Dense``, ``nn.DenseGeneral`` and ``nn.Einsum``. Which there are, only a
@@ -63,8 +68,9 @@ def find(
     return assign(list(found.values()), rules)
 
 
+@checked
 def bind(
-    module: nn.Module,
+    module: Module,
     targets: Mapping[str, Target],
     numerics: Numerics | None = None,
     *,
@@ -102,7 +108,8 @@ def bind(
         require_numerics(numerics, [path])
         return numerics.round(y, path)
 
-    def apply(variables: Mapping, adapter: Adapter, *args, **keywords):
+    @typed
+    def apply(variables: Variables, adapter: Given, *args, **keywords):
         require_adapter(adapter, targets)
         params = _changed(
             variables,
@@ -115,7 +122,8 @@ def bind(
     return apply
 
 
-def merge(variables: Mapping, adapter: Adapter, targets: Mapping[str, Target]) -> dict[str, Any]:
+@checked
+def merge(variables: Variables, adapter: Given, targets: Mapping[str, Target]) -> dict[str, Any]:
     """The variables with kernels W + scale A B, in the dtype of W."""
     require_adapter(adapter, targets)
 

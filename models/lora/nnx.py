@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from flax import nnx
 
+from zkjax._arguments import checked
+from zkjax._marks import Itself
 from zkjax.errors import OptionError
 from zkjax.models.lora.delta import delta, dense, einsum, merged_kernel, require_numerics
 from zkjax.models.lora.rules import (
-    Adapter,
+    Given,
     Layer,
-    LoraRule,
+    Rules,
     Target,
     Targets,
     assign,
@@ -28,10 +30,12 @@ from zkjax.models.lora.rules import (
 )
 from zkjax.models.numerics import FixedPoint, Float, Numerics
 
+Model = Annotated[nnx.Module, Itself()]
 LINEAR = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum)
 
 
-def find(model: nnx.Module, rules: Sequence[LoraRule]) -> Targets:
+@checked
+def find(model: Model, rules: Rules) -> Targets:
     """The linear layers that the rules are about, by path joined with "/".
 
     Linear layers are ``nnx.Linear``, ``nnx.LinearGeneral`` and ``nnx.Einsum``; only the shapes of
@@ -47,9 +51,10 @@ def find(model: nnx.Module, rules: Sequence[LoraRule]) -> Targets:
     return targets
 
 
+@checked
 def attach(
-    model: nnx.Module,
-    adapter: Adapter,
+    model: Model,
+    adapter: Given,
     targets: Mapping[str, Target],
     numerics: Numerics | None = None,
     *,
@@ -91,7 +96,8 @@ def attach(
     return copy
 
 
-def merge(model: nnx.Module, adapter: Adapter, targets: Mapping[str, Target]) -> nnx.Module:
+@checked
+def merge(model: Model, adapter: Given, targets: Mapping[str, Target]) -> nnx.Module:
     """A copy of the model whose kernels are W + scale A B, in the dtype of W."""
     _require_module(model)
     require_adapter(adapter, targets)

@@ -16,15 +16,18 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from zkjax._arguments import Between
+from zkjax._arguments import checked
+from zkjax._marks import Between, Itself
 from zkjax.errors import OptionError
 from zkjax.fixed.sites import Site
+from zkjax.models.adapter import Key
 from zkjax.models.config import Checked, Positive
 
 ALL_LINEAR = "all-linear"
 MOST_NAMED = 8  # layers in a message
 
 Adapter = dict[str, dict[str, Any]]
+Given = Annotated[Adapter, Itself()]  # to a function that calls require_adapter
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class LoraRule(Checked):
         """Of A B."""
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
+    @checked
     def matches(self, path: str) -> bool:
         """Whether the rule is about this path, joined by "/"."""
         if any(_fits(path, pattern) for pattern in self.exclude):
@@ -79,6 +83,9 @@ class LoraRule(Checked):
 
 def _fits(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path.replace("/", "."), pattern)
+
+
+Rules = Annotated[Sequence[LoraRule], Itself()]
 
 
 class Layer(NamedTuple):
@@ -109,7 +116,7 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Checked):
     """A layer that gets an adapter, and the rule that says so."""
 
     layer: Layer
@@ -129,7 +136,7 @@ class Target:
 Targets = dict[str, Target]
 
 
-def assign(layers: Sequence[Layer], rules: Sequence[LoraRule]) -> Targets:
+def assign(layers: Sequence[Layer], rules: Rules) -> Targets:
     """The layers that rules are about, by path.
 
     Raises:
@@ -192,7 +199,8 @@ def _known(layers: Sequence[Layer]) -> str:
     return f"its linear layers are {', '.join(names[:MOST_NAMED])}{more}"
 
 
-def init(targets: Mapping[str, Target], key: Any, *, warm: bool = False) -> Adapter:
+@checked
+def init(targets: Mapping[str, Target], key: Key, *, warm: bool = False) -> Adapter:
     """An adapter, float32: {path: {"a": A, "b": B}}, A normal with variance 1 / inputs, B zero.
 
     Args:

@@ -15,12 +15,17 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from zkjax import state, wire
+from zkjax._arguments import checked, typed
+from zkjax._marks import Between, NewPath
 from zkjax.errors import OptionError, SessionError, StatementError
+from zkjax.models.config import Checked
 from zkjax.proofs.adapter.leakage import Asking, Leakage
 from zkjax.proofs.adapter.ledger import Beyond
+
+__all__ = ["Grant", "Users", "grant", "revoke"]
 
 USERS = "users.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -28,8 +33,11 @@ REFUSALS = 4  # queries beyond what may be learned, after which a token is close
 MAX_COUNT = 1 << 40
 
 
+Count = Annotated[int, Between(0, MAX_COUNT)]
+
+
 @dataclass(frozen=True)
-class Grant:
+class Grant(Checked):
     """What one user may have. None: no limit of its own.
 
     Attributes:
@@ -42,10 +50,10 @@ class Grant:
     """
 
     token: str
-    sessions: int | None = None
-    proofs: int | None = None
-    tokens: int | None = None
-    refusals: int | None = None
+    sessions: Count | None = None
+    proofs: Count | None = None
+    tokens: Count | None = None
+    refusals: Count | None = None
 
 
 class Account:
@@ -117,8 +125,10 @@ class Users:
       shared: whether one token is that of everybody.
     """
 
-    def __init__(self, path: Path | None = None, shared: str | None = None):
-        self._path, self._mark, self.shared = path, None, shared is not None
+    @typed
+    def __init__(self, path: NewPath | None = None, shared: str | None = None):
+        self._path = None if path is None else Path(path)
+        self._mark, self.shared = None, shared is not None
         self._grants = {} if shared is None else {"everybody": Grant(_digest(shared))}
         _ = self.grants()
 
@@ -130,10 +140,12 @@ class Users:
                 self._grants, self._mark = _decoded(state.read(self._path)), mark
         return self._grants
 
+    @typed
     def grant(self, name: str) -> Grant:
         """That of one user; one who is not there has no token."""
         return self.grants().get(name, Grant(""))
 
+    @typed
     def named(self, token: str) -> str | None:
         """Who has this token. Takes as long for a wrong one."""
         given, found = _digest(token), None
@@ -143,7 +155,8 @@ class Users:
         return found
 
 
-def grant(path: Path, name: str, limits: Grant, leakage: Leakage) -> str:
+@typed
+def grant(path: NewPath, name: str, limits: Grant, leakage: Leakage) -> str:
     """Give a user a token, and these limits in all; one that it had is no longer valid.
 
     Args:
@@ -155,11 +168,12 @@ def grant(path: Path, name: str, limits: Grant, leakage: Leakage) -> str:
     token = secrets.token_urlsafe(32)
     refused = leakage.ledger[_key(name, "refusals")]
     entry = replace(limits, token=_digest(token), refusals=refused + REFUSALS)
-    state.change({path: lambda saved: _encoded(_decoded(saved) | {name: entry})})
+    state.change({Path(path): lambda saved: _encoded(_decoded(saved) | {name: entry})})
     return token
 
 
-def revoke(path: Path, name: str) -> None:
+@checked
+def revoke(path: NewPath, name: str) -> None:
     """Make a user's token invalid; its running sessions end with their next frame."""
 
     def following(saved: bytes | None) -> bytes:
@@ -168,7 +182,7 @@ def revoke(path: Path, name: str) -> None:
             raise OptionError(f"{name!r} is no user; users are {', '.join(grants) or 'none'}")
         return _encoded(grants | {name: replace(grants[name], token="")})
 
-    state.change({path: following})
+    state.change({Path(path): following})
 
 
 def _key(name: str, what: str) -> str:

@@ -7,7 +7,7 @@ what they stand for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -82,6 +82,8 @@ class Arithmetic:
 
     def is_stored(self, stored: Any) -> bool:
         """Whether arrays have the structure, shapes and types of a stored base model."""
+        if not isinstance(stored, Mapping):
+            return False
         try:
             leaves, form = jax.tree.flatten(stored, is_leaf=is_in_parts)
         except Exception:  # whatever was given

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
 import zkjax
+from zkjax._arguments import checked, typed
+from zkjax._marks import Between, NewPath
 from zkjax.errors import SealError, SessionError, ValueRangeError
 from zkjax.models.config import ALL_TARGETS
+from zkjax.proof import MAX_OPENINGS
 from zkjax.proofs.adapter.accounts import Account
 from zkjax.proofs.adapter.arithmetic import ACTIVATION_BITS
 from zkjax.proofs.adapter.contributor_session import ContributorSession, MemoryChannel
@@ -34,15 +37,17 @@ from zkjax.proofs.adapter.statement import (
 from zkjax.prove import prove_ranges
 
 DEFAULT_SESSIONS = 100
+Sessions = Annotated[int, Between(1, MAX_OPENINGS - 1)]
 BLOCK = 128  # activations that are answered at a time
 
 
+@checked
 def commit_adapter(
     weights: Any,
     layers: tuple[int, ...],
-    log2_scale: int,
+    log2_scale: Annotated[int, Between(-8, 8)],
     *,
-    sessions: int = DEFAULT_SESSIONS,
+    sessions: Sessions = DEFAULT_SESSIONS,
     profile: str = "s100",
     fractions: tuple[int, int] = (WEIGHT_FRACTION, WEIGHT_FRACTION),
     base: str | None = None,
@@ -64,28 +69,28 @@ def commit_adapter(
     tree = weights.tree if isinstance(weights, zkjax.Sealed) else weights
     _require_stored(tree)
     rounded_weights(tree)
-    if sessions < 1:
-        raise SealError("a commitment that serves no session is of no use")
-    if type(log2_scale) is not int or not -8 <= log2_scale <= 8:
-        raise SessionError("manifest", "log2_scale is log2(alpha / r), an integer from -8 to 8")
+    targets = {t: (tree[t]["a"].shape[1], tree[t]["b"].shape[2]) for t in ALL_TARGETS if t in tree}
+    first = next(iter(tree.values()))["a"]
+
+    def described(commitment: Any) -> Manifest:
+        return Manifest(
+            tuple(layers),
+            targets,
+            first.shape[2],
+            log2_scale,
+            first.dtype.name,
+            "00" * 32,
+            commitment,
+            (fractions[0], fractions[1]),
+            base,
+        )
+
+    described(None).check_description()
     if not isinstance(weights, zkjax.Sealed):
         weights = zkjax.seal(weights, openings=sessions, profile=profile, ranges=True)
     elif weights.commitment.range_proof is None:
         prove_ranges(weights)
-    tree = weights.tree
-    targets = {t: (tree[t]["a"].shape[1], tree[t]["b"].shape[2]) for t in ALL_TARGETS if t in tree}
-    first = next(iter(tree.values()))["a"]
-    manifest = Manifest(
-        layers,
-        targets,
-        first.shape[2],
-        log2_scale,
-        first.dtype.name,
-        "00" * 32,
-        weights.commitment,
-        fractions,
-        base,
-    )
+    manifest = described(weights.commitment)
     manifest = replace(manifest, statement=one_token_digest(manifest))
     manifest.check()
     return weights, manifest
@@ -102,6 +107,7 @@ class Contributor:
       progress: called with the name of each phase of a proof.
     """
 
+    @typed
     def __init__(
         self,
         sealed: zkjax.Sealed,
@@ -109,7 +115,7 @@ class Contributor:
         *,
         limits: Limits | None = None,
         leakage: Leakage | None = None,
-        received: Path | None = None,
+        received: NewPath | None = None,
         progress: Callable[[str], None] | None = None,
     ):
         if sealed.commitment != manifest.commitment:
@@ -117,7 +123,7 @@ class Contributor:
         self.sealed, self.manifest = sealed, manifest
         self.limits = limits or Limits()
         self.leakage = leakage or Leakage(manifest)
-        self.received = received
+        self.received = None if received is None else Path(received)
         self.progress = progress
         self.report: dict = {}  # figures of the last proof
         self._proving = threading.Lock()
@@ -128,6 +134,7 @@ class Contributor:
             for group, targets in manifest.groups().items()
         }
 
+    @typed
     def session(self, account: Account | None = None) -> ContributorSession:
         """A new session, of an account if users have quotas; nothing is shared with others but the
         counts of what was answered.
@@ -202,8 +209,10 @@ class Contributor:
 
 def _require_stored(tree: Any) -> None:
     """SealError unless this is {target: {"a": ..., "b": ...}} of stored weights."""
-    known = isinstance(tree, dict) and tree and set(tree) <= set(ALL_TARGETS)
-    if not known or any(set(parts) != {"a", "b"} for parts in tree.values()):
+    known = isinstance(tree, Mapping) and tree and set(tree) <= set(ALL_TARGETS)
+    if not known or any(
+        not isinstance(parts, Mapping) or set(parts) != {"a", "b"} for parts in tree.values()
+    ):
         raise SealError(
             f"weights are {{target: {{'a': ..., 'b': ...}}}}; targets are {ALL_TARGETS}"
         )

@@ -9,12 +9,17 @@ import secrets
 import ssl
 from pathlib import Path
 
+from zkjax._arguments import checked, typed
+from zkjax._marks import NewPath
 from zkjax.errors import SessionError, StatementError
 from zkjax.files import read_capped, write_atomically, write_new
+
+__all__ = ["make_certificate", "make_token", "read_token", "server_context"]
 
 MAX_TOKEN, MAX_CERTIFICATE = 1 << 12, 1 << 20  # bytes that are read
 
 
+@typed
 def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
     """TLS 1.3 with this certificate; SessionError("certificate") if the files cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -29,8 +34,10 @@ def server_context(certificate: str | Path, key: str | Path) -> ssl.SSLContext:
     return context
 
 
-def make_token(path: Path) -> str:
+@checked
+def make_token(path: NewPath) -> str:
     """The token in a file, which is made if it is missing."""
+    path = Path(path)
     if not path.parent.is_dir():
         raise SessionError("token", f"{path}: there is no folder {path.parent}")
     with contextlib.suppress(FileExistsError):
@@ -38,7 +45,9 @@ def make_token(path: Path) -> str:
     return read_token(path)
 
 
-def read_token(path: Path) -> str:
+@typed
+def read_token(path: str | Path) -> str:
+    """The token in a file; SessionError("token") if it holds none."""
     try:
         token = read_capped(path, MAX_TOKEN).decode("ascii").strip()
     except (StatementError, ValueError) as error:
@@ -53,8 +62,12 @@ def usable_token(token: str, source: str = "the token") -> str:
     return token
 
 
-def make_certificate(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> None:
+@checked
+def make_certificate(folder: NewPath, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> None:
     """Write a self-signed ``certificate.pem`` and its ``key.pem``, valid for a year."""
+    if not hosts or not all(hosts):
+        raise SessionError("certificate", f"hosts = {hosts} are names or addresses, one or more")
+    folder = Path(folder)
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

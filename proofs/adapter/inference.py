@@ -19,8 +19,11 @@ import numpy as np
 
 import zkjax
 from zkjax import wire
+from zkjax._arguments import checked, typed
+from zkjax._marks import NewPath
 from zkjax.errors import SessionError, StatementError, VerificationError
 from zkjax.files import read_capped, write_atomically
+from zkjax.fixed.types import Array
 from zkjax.models.config import ModelConfig
 from zkjax.program.dtypes import DTYPE_RANGES
 from zkjax.program.trace import trace_call
@@ -38,9 +41,11 @@ from zkjax.proofs.adapter.statement import (
     require_valid,
 )
 from zkjax.proofs.calibration import Calibration
-from zkjax.proofs.finetune import LOSS_FRACTION, stored_like
+from zkjax.proofs.finetune import LOSS_FRACTION, Weights, stored_like
 from zkjax.seal import Sealed
 from zkjax.verify import require_profile, verify_statement
+
+__all__ = ["Inference", "prove_inference", "verify_inference"]
 
 # What a file may make a verifier allocate: tokens of a sequence, and deltas.
 MAX_LENGTH = 1 << 14
@@ -82,7 +87,8 @@ class Inference:
     def real_loss(self) -> float:
         return self.loss * 2.0**-LOSS_FRACTION
 
-    def save(self, folder: str | Path) -> None:
+    @checked
+    def save(self, folder: NewPath) -> None:
         """Write the proofs and everything public but the base model and a public prompt."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +117,7 @@ class Inference:
         write_atomically(folder / "inference.json", json.dumps(data, indent=1).encode())
 
     @classmethod
+    @typed
     def load(
         cls,
         folder: str | Path,
@@ -156,8 +163,9 @@ def _told(value: Any) -> dict | None:
     return commitment.identity() if isinstance(commitment, Commitment) else None
 
 
+@typed
 def prove_inference(
-    session: Session, base: Any, tokens: Any, *, seal_tokens: bool = True
+    session: Session, base: Weights | Sealed, tokens: Array | Sealed, *, seal_tokens: bool = True
 ) -> Inference:
     """Score a prompt together with the contributors, and prove the loss to third parties.
 
@@ -169,9 +177,11 @@ def prove_inference(
     Returns:
       proofs and commitments; ``Inference.save`` writes them, ``verify_inference`` checks them.
     """
-    prompt = tokens if isinstance(tokens, Sealed) else None
-    tokens = tokens if prompt is None else prompt.tree
-    require_dyadic(tokens.shape)
+    prompt: Any = tokens if isinstance(tokens, Sealed) else None
+    scored: Any = tokens if prompt is None else prompt.tree
+    require_dyadic(jax.numpy.shape(scored))
+    if not isinstance(base, Sealed) and not session.arithmetic.is_stored(base):
+        raise SessionError("base", "it is not the stored base model of this session")
     if not session.peers:
         raise SessionError("record", "there is no contributor in this session")
     profile = session.peers[0].manifest.commitment.profile
@@ -180,10 +190,10 @@ def prove_inference(
     for peer in session.peers:
         if peer.record.size:
             raise SessionError("record", "the session has been used; open another", peer.name)
-    session.score(tokens[:, :-1])
+    session.score(scored[:, :-1])
     deltas = [zkjax.seal(p.record.deltas, openings=2, profile=profile) for p in session.peers]
     if prompt is None:
-        prompt = zkjax.seal(tokens, openings=1, profile=profile) if seal_tokens else tokens
+        prompt = zkjax.seal(scored, openings=1, profile=profile) if seal_tokens else scored
     function, sealed_outputs = _inference_of(
         session.arithmetic, [p.manifest for p in session.peers]
     )
@@ -199,7 +209,7 @@ def prove_inference(
 
         def check(body: bytes, part=part) -> None:
             part.body = body
-            _verify_part(part, tokens[:, 1:].size, profile)
+            _verify_part(part, scored[:, 1:].size, profile)
 
         session.progress(f"prove {peer.name}")
         peer.finish_sealed([x.commitment, d.commitment], x.share() + d.share(), check)
@@ -210,6 +220,8 @@ def prove_inference(
 
 def require_dyadic(shape: Sequence[int]) -> None:
     """The mean of a sealed prompt's losses is exact for a power of two of tokens only."""
+    if len(shape) != 2:
+        raise StatementError(f"tokens of shape {tuple(shape)}; they are (batch, length + 1)")
     batch, length = shape
     count = batch * (length - 1)
     if count < 1 or count & (count - 1):
@@ -275,6 +287,7 @@ def _verify_part(part: Part, tokens: int, profile: str) -> None:
     verify_statement(traced.statement, zkjax.Proof(claims, part.body))
 
 
+@typed
 def verify_inference(
     inference: Inference,
     least: str = "s100",

@@ -15,10 +15,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from zkjax._arguments import typed
+from zkjax._marks import Between
 from zkjax.errors import OptionError, SessionError
 from zkjax.proofs.adapter.ledger import Beyond, Ledger
 from zkjax.proofs.adapter.manifest import Manifest
@@ -79,17 +81,18 @@ class Leakage:
         contributor knows. Without them an answer tells one entry.
     """
 
+    @typed
     def __init__(
         self,
         manifest: Manifest,
-        max_fraction: float = DEFAULT_FRACTION,
-        path: Path | None = None,
-        memory_bytes: int = 256 << 20,
+        max_fraction: Annotated[float, Between(0, 1)] = DEFAULT_FRACTION,
+        path: str | Path | None = None,
+        memory_bytes: Annotated[int, Between(0, 1 << 50)] = 256 << 20,
     ):
-        if not 0 < max_fraction <= 1:
-            raise OptionError("max_fraction must be above 0 and at most 1")
+        if max_fraction == 0:
+            raise OptionError("max_fraction = 0; it is above 0 and at most 1")
         self.max_fraction = max_fraction
-        self.ledger = Ledger(manifest.digest.hex(), path)
+        self.ledger = Ledger(manifest.digest.hex(), None if path is None else Path(path))
         self.readings: Mapping[Site, np.ndarray] = {}
         self._size = {g: manifest.inputs(g) for g in manifest.groups()}
         self.sites: list[Site] = [(layer, g) for layer in manifest.layers for g in self._size]
@@ -148,19 +151,30 @@ class Leakage:
         bits = self.readings[site][limit + 1]
         return int(np.ceil(bits / ANSWER_BITS)) - 1
 
+    def _site(self, layer: int, group: str) -> Site:
+        """OptionError unless there is such a site."""
+        if (layer, group) not in self._basis:
+            raise OptionError(
+                f"layer {layer} {group!r} is no site of this adapter; its layers are "
+                f"{sorted({site[0] for site in self.sites})}, groups {', '.join(self._size)}"
+            )
+        return layer, group
+
+    @typed
     def told(self, layer: int, group: str) -> int:
         """How many entries of some column of A the answers so far may tell, at most all."""
-        site = layer, group
+        site = self._site(layer, group)
         answers = self.ledger[key_of(site, "tokens")]
         if site not in self.readings:
             return min(answers, self._size[group])
         return int(np.searchsorted(self.readings[site], ANSWER_BITS * answers, side="right")) - 1
 
+    @typed
     def dimension(self, layer: int, group: str) -> int:
         """The rank of the activations answered at a site; more once memory is used up, or after a
         restart.
         """
-        return min(self.ledger[key_of((layer, group), "dimension")], self._size[group])
+        return min(self.ledger[key_of(self._site(layer, group), "dimension")], self._size[group])
 
     def _new_directions(self, site: Site, x: np.ndarray) -> np.ndarray:
         """Orthonormal directions of x outside the counted space; all rows once memory is full."""
@@ -188,6 +202,7 @@ class Leakage:
         self._full[site] = len(stored) < len(new)
         self._basis[site] = np.concatenate([self._basis[site], stored])
 
+    @typed
     def fraction(self, layer: int, group: str) -> float:
         """The share of a site that users may know, at most 1."""
         return max(self.told(layer, group), self.dimension(layer, group)) / self._size[group]

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from zkjax.digests import read_digest
+from zkjax._arguments import typed
+from zkjax.digests import BYTES, read_digest
 from zkjax.errors import OptionError, SessionError, VerificationError
 from zkjax.models.config import ALL_TARGETS, INPUT_GROUPS, ModelConfig
 from zkjax.proof import Commitment
@@ -115,6 +116,7 @@ class Manifest:
         return hashlib.blake2s(self.encode(), person=b"zkj.mnft").digest()
 
     @classmethod
+    @typed
     def decode(cls, data: bytes) -> Manifest:
         """Read a manifest; SessionError("manifest") on anything but a canonical one."""
         try:
@@ -145,34 +147,56 @@ class Manifest:
 
     def check(self) -> None:
         """SessionError("manifest") names a field that is out of range or contradicts others."""
+        self.check_description()
+        self._require(
+            self.commitment.shapes == tuple(self.leaves()), "the commitment has other shapes"
+        )
+        self._require(
+            set(self.commitment.dtypes) == {self.dtype}, "the commitment has another dtype"
+        )
 
-        def require(condition: bool, what: str) -> None:
-            if not condition:
-                raise SessionError("manifest", what)
+    @staticmethod
+    def _require(condition: bool, what: str) -> None:
+        if not condition:
+            raise SessionError("manifest", what)
+
+    def check_description(self) -> None:
+        """``check`` of all but the commitment."""
+        require = self._require
 
         def numbers(values, low: int, high: int) -> bool:
             return all(type(v) is int and low <= v < high for v in values)
 
-        require(numbers(self.layers, 0, 1 << 12) and len(self.layers) > 0, "layers")
+        require(
+            numbers(self.layers, 0, 1 << 12) and len(self.layers) > 0,
+            "layers are one or more integers from 0 to 4095",
+        )
         require(list(self.layers) == sorted(set(self.layers)), "layers are not increasing")
-        require(len(self.targets) > 0, "no targets")
-        require(all(numbers(s, 1, 1 << 20) for s in self.targets.values()), "shapes of targets")
+        require(len(self.targets) > 0, "there are no targets")
+        require(
+            all(numbers(s, 1, 1 << 20) for s in self.targets.values()),
+            "shapes of targets are integers from 1 to 2^20 - 1",
+        )
         for group, targets in self.groups().items():
             require(len({self.targets[t][0] for t in targets}) == 1, f"inputs of {group} differ")
         smallest = min(min(s) for s in self.targets.values())
         require(numbers([self.r], 1, smallest + 1), "r is larger than a layer")
-        require(numbers([self.log2_scale], -8, 9), "log2_scale")
-        require(self.dtype in STORED, "dtype")
+        require(numbers([self.log2_scale], -8, 9), "log2_scale is from -8 to 8")
+        require(self.dtype in STORED, f"dtype is {' or '.join(STORED)}")
         require(
-            len(self.fractions) == 2 and numbers(self.fractions, 0, MOST_FRACTION + 1), "fractions"
+            len(self.fractions) == 2 and numbers(self.fractions, 0, MOST_FRACTION + 1),
+            f"fractions are two integers from 0 to {MOST_FRACTION}",
         )
         rounded = self.dtype == "int32"
-        require(not rounded or self.fractions == (WEIGHT_FRACTION,) * 2, "fractions of int32")
-        require(self.base is None or len(bytes.fromhex(self.base)) == 32, "base")
-        require(len(bytes.fromhex(self.statement)) == 32, "statement digest")
-        require(self.commitment.shapes == tuple(self.leaves()), "the commitment has other shapes")
-        require(set(self.commitment.dtypes) == {self.dtype}, "the commitment has another dtype")
+        require(
+            not rounded or self.fractions == (WEIGHT_FRACTION,) * 2, "fractions of int32 are 12"
+        )
+        require(
+            self.base is None or _is_digest(self.base), "base is no digest of 64 hexadecimal digits"
+        )
+        require(_is_digest(self.statement), "the statement's name is no digest")
 
+    @typed
     def require_digest(self, expected: str | bytes) -> None:
         """The adapter must be the one whose manifest has this digest (hex, or bytes);
         VerificationError if it is another one.
@@ -187,6 +211,7 @@ class Manifest:
         if digest != self.digest:
             raise VerificationError("manifest", f"the adapter is {self.digest.hex()}")
 
+    @typed
     def require_base(self, config: ModelConfig, digest: str | None = None) -> None:
         """The adapter must fit a base model, and be for it if both say which;
         SessionError("manifest") says what is not so.
@@ -206,6 +231,13 @@ class Manifest:
                 )
         if self.layers[-1] >= config.num_hidden_layers:
             raise SessionError("manifest", f"the base model has no layer {self.layers[-1]}")
+
+
+def _is_digest(name: str) -> bool:
+    try:
+        return len(bytes.fromhex(name)) == BYTES
+    except ValueError:
+        return False
 
 
 def dyadic_scale(scale: float) -> int | None:

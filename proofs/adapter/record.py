@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 import zkjax
 from zkjax import wire
+from zkjax._arguments import checked, typed
+from zkjax._marks import Between, NewPath
 from zkjax.errors import SessionError
 from zkjax.files import read_capped, write_atomically
-from zkjax.models.config import ModelConfig
+from zkjax.models.config import Checked, ModelConfig
 from zkjax.program.trace import trace_call
 from zkjax.proofs.adapter.manifest import MAX_BYTES, Manifest
 from zkjax.proofs.adapter.statement import example, make_deltas, require_valid
@@ -28,8 +31,11 @@ FILES = ("manifest.json", "range.zkp", "record.safetensors", "proof.zkp", "sessi
 MOST = (MAX_BYTES, MAX_PROOF, MAX_RECORD, MAX_PROOF, 64)  # bytes of each that are read
 
 
+Most = Annotated[int, Between(0, 1 << 50)]
+
+
 @dataclass(frozen=True)
-class Limits:
+class Limits(Checked):
     """Limits of a session, the same on both sides; the server adds ``sessions``.
 
     Attributes:
@@ -42,13 +48,13 @@ class Limits:
       sessions: sessions at a time.
     """
 
-    frame_bytes: int = 32 << 20
-    query_rows: int = 1024
-    session_bytes: int = 128 << 20
+    frame_bytes: Most = 32 << 20
+    query_rows: Most = 1024
+    session_bytes: Most = 128 << 20
     idle_seconds: float = 60.0
     proof_seconds: float = 900.0
     session_seconds: float = 3600.0
-    sessions: int = 32
+    sessions: Most = 32
 
 
 class Record:
@@ -60,7 +66,8 @@ class Record:
       proof: the contributor's proof, once it has come.
     """
 
-    def __init__(self, manifest: Manifest, limit: int | None = None):
+    @checked
+    def __init__(self, manifest: Manifest, limit: Most | None = None):
         self.manifest, self.limit = manifest, limit
         self.session = b""
         self.proof: zkjax.Proof | None = None
@@ -115,6 +122,7 @@ class Record:
         """What the proof is bound to: the adapter and the session."""
         return self.manifest.digest + self.session
 
+    @typed
     def verify(self, body: bytes) -> None:
         """Check a contributor's proof against this record; VerificationError otherwise. The
         manifest is believed: ``require_valid`` checks it.
@@ -134,7 +142,8 @@ class Record:
         verify_statement(traced.statement, proof)
         self.proof = proof
 
-    def save(self, folder: str | Path) -> None:
+    @checked
+    def save(self, folder: NewPath) -> None:
         """Write what a later check needs. The activations are those that the peers saw."""
         from safetensors.numpy import save
 
@@ -151,6 +160,7 @@ class Record:
         write_atomically(folder / FILES[4], self.session.hex().encode())
 
     @classmethod
+    @typed
     def load(cls, folder: str | Path) -> tuple[Record, bytes]:
         """A saved record and its proof's messages, not yet verified."""
         folder = Path(folder)
@@ -205,6 +215,7 @@ class Digest:
         return self._hash.copy().digest()
 
 
+@typed
 def verify_session(
     folder: str | Path,
     least: str = "s100",

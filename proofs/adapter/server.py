@@ -16,11 +16,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import websockets
 from websockets.asyncio import server as ws_server
 
+from zkjax._arguments import typed
+from zkjax._marks import Between, NewPath
 from zkjax.errors import SessionError, ZkjaxError
 from zkjax.proofs.adapter.accounts import Account, Users
 from zkjax.proofs.adapter.contributor import Contributor
@@ -180,7 +182,7 @@ class Server:
         except websockets.ConnectionClosed as error:
             ended = "ended (disconnected)"
             if error.sent is not None and error.sent.code in CLOSED and not error.rcvd_then_sent:
-                ended = f"ended ({error.sent.code.name.lower().replace('_', ' ')})"
+                ended = f"ended ({websockets.CloseCode(error.sent.code).name.lower().replace('_', ' ')})"
                 self._fault(served, name)
         except SessionError as error:
             ended = f"ended ({error})"
@@ -303,6 +305,7 @@ def _failed(error: Exception) -> str:
     return f"failed ({type(error).__name__}: {error})"
 
 
+@typed
 @contextlib.asynccontextmanager
 async def serving(
     contributor: Contributor | Mapping[str, Contributor],
@@ -310,8 +313,8 @@ async def serving(
     tls: ssl.SSLContext,
     *,
     host: str = "127.0.0.1",
-    port: int = 0,
-    keep: Path | None = None,
+    port: Annotated[int, Between(0, 65535)] = 0,
+    keep: NewPath | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[int]:
     """Serve sessions while the context is open; gives the port.
@@ -323,6 +326,10 @@ async def serving(
       report: called with lines for the owner, in a thread of its own; what it raises is ignored.
     """
     several = contributor if isinstance(contributor, Mapping) else {"": contributor}
+    if isinstance(users, Mapping) and set(users) != set(several):
+        raise SessionError(
+            "options", f"users of {sorted(users)}, adapters are {sorted(several)}; name the same"
+        )
     adapters = []
     for name, owner in several.items():
         if name and not NAME.fullmatch(name):
@@ -336,7 +343,7 @@ async def serving(
     frame_bytes = max(owner.limits.frame_bytes for owner in several.values())
     listener = listen(host, port)
     log = Log(report)
-    server = Server(adapters, keep, log)
+    server = Server(adapters, None if keep is None else Path(keep), log)
 
     def admit(connection, request):
         answer = server.admit(connection, request)
@@ -362,6 +369,7 @@ async def serving(
         log.close()
 
 
+@typed
 def serve(
     served: contextlib.AbstractAsyncContextManager[int],
     ready: Callable[[int], None] = lambda port: None,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zkjax import fixed
+from zkjax._arguments import checked, typed
 from zkjax._compat import x64
+from zkjax._marks import Between, Itself
 from zkjax.errors import SessionError, ValueRangeError
+from zkjax.fixed.types import HostArray
 from zkjax.models.adapter import no_deltas
 from zkjax.models.config import ModelConfig
 from zkjax.models.decoder import Cache, mean_loss
@@ -44,11 +47,12 @@ class Session:
     anything fails.
     """
 
+    @typed
     def __init__(
         self,
         config: ModelConfig,
         base: Any,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, Annotated[Channel, Itself()]],
         *,
         formats: Calibration | None = None,
         digest: str | None = None,
@@ -109,17 +113,18 @@ class Session:
         for peer in self.peers:
             peer.abandon()
 
-    def score(self, tokens: np.ndarray) -> np.ndarray:
+    def score(self, tokens: Any) -> np.ndarray:
         """Logits (batch, length, vocabulary) of tokens (batch, length) with the adapters."""
         return self._run(self._checked(tokens), None)[0]
 
-    def base_score(self, tokens: np.ndarray) -> np.ndarray:
+    def base_score(self, tokens: Any) -> np.ndarray:
         """The same without any adapter; nothing is sent."""
         tokens = self._checked(tokens)
         with x64():
             return np.asarray(self._model.run(jnp.asarray(tokens), self.arithmetic.numerics)[0])
 
-    def generate(self, tokens: np.ndarray, steps: int) -> np.ndarray:
+    @typed
+    def generate(self, tokens: Any, steps: Annotated[int, Between(0, 1 << 20)]) -> np.ndarray:
         """Greedy continuation: tokens (batch, length + steps); each token is sent once."""
         tokens = self._checked(tokens)
         with x64():
@@ -132,8 +137,12 @@ class Session:
             tokens = np.concatenate([tokens, new], axis=1)
         return tokens
 
-    def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        tokens, size = np.asarray(tokens), self.config.vocab_size
+    def _checked(self, tokens: Any) -> np.ndarray:
+        size = self.config.vocab_size
+        try:
+            tokens = np.asarray(tokens)
+        except (TypeError, ValueError):  # lists of different lengths
+            tokens = np.asarray(None)
         inside = tokens.dtype.kind in "iu" and tokens.ndim == 2 and tokens.size > 0
         if not inside or tokens.min() < 0 or tokens.max() >= size:
             raise SessionError(
@@ -198,8 +207,15 @@ class Session:
         return total
 
 
-def loss_of(logits: np.ndarray, targets: np.ndarray, numerics: FixedPoint | None = None) -> float:
+@checked
+def loss_of(logits: HostArray, targets: HostArray, numerics: FixedPoint | None = None) -> float:
     """Mean cross-entropy in fixed point, rounded to 16 fraction bits as in fine-tuning proofs."""
+    if np.ndim(logits) != 3 or np.shape(logits)[:2] != np.shape(targets):
+        raise SessionError(
+            "tokens",
+            f"logits of shape {np.shape(logits)} and targets of {np.shape(targets)}; they are "
+            "(batch, length, vocabulary) and (batch, length)",
+        )
     with x64():
         loss = mean_loss(jnp.asarray(logits), jnp.asarray(targets), numerics or FixedPoint())
         return float(fixed.encode(loss, LOSS_FRACTION)) * 2.0**-LOSS_FRACTION

@@ -6,15 +6,19 @@ import contextlib
 import math
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 
 import zkjax
 from zkjax import fixed, state
+from zkjax._arguments import typed
+from zkjax._marks import Between, NewPath
+from zkjax.argument.budget import profile_named
 from zkjax.errors import SealError, SessionError
 from zkjax.files import new_folder, open_regular, read_capped, write_atomically
 from zkjax.models.adapter import Adapter
@@ -23,6 +27,7 @@ from zkjax.models.peft import load_adapter
 from zkjax.proofs.adapter.contributor import (
     DEFAULT_SESSIONS,
     Contributor,
+    Sessions,
     commit_adapter,
     rounded_weights,
 )
@@ -55,13 +60,14 @@ class Committed(NamedTuple):
     module: str
 
 
+@typed
 def commit_folder(
-    adapter: Path,
-    out: Path,
+    adapter: str | Path,
+    out: NewPath,
     *,
     base: tuple[ModelConfig, str] | None = None,
-    sealed: Path | None = None,
-    sessions: int | None = None,
+    sealed: str | Path | None = None,
+    sessions: Sessions | None = None,
     profile: str = "s100",
 ) -> Committed:
     """Commit to a PEFT adapter; writes the new folder ``out``.
@@ -73,9 +79,11 @@ def commit_folder(
     """
     if sealed is not None and sessions is not None:
         raise SealError("the sealed adapter has its number of openings; leave out sessions")
+    profile_named(profile)
     out = new_folder(out)
     try:
-        return _commit(adapter, out, base, sealed, sessions, profile)
+        sealed = None if sealed is None else Path(sealed)
+        return _commit(Path(adapter), out, base, sealed, sessions, profile)
     except BaseException:
         with contextlib.suppress(OSError):
             out.rmdir()  # if nothing is in it
@@ -192,16 +200,18 @@ def _rounding(
     return worst, name
 
 
+@typed
 def load_contributor(
-    folder: Path,
+    folder: str | Path,
     *,
     limits: Limits | None = None,
-    max_fraction: float = DEFAULT_FRACTION,
-    progress: Any = None,
+    max_fraction: Annotated[float, Between(0, 1)] = DEFAULT_FRACTION,
+    progress: Callable[[str], None] | None = None,
 ) -> Contributor:
     """The contributor of a folder that ``commit_folder`` wrote; one at a time, because the counts
     of what has leaked, and of what users have shared, belong to the sealed adapter.
     """
+    folder = Path(folder)
     try:
         manifest = Manifest.decode(read_capped(folder / MANIFEST, MAX_BYTES))
         path = sealed_path(folder)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import websockets
 from websockets.asyncio import client as ws_client
 
+from zkjax._arguments import typed
 from zkjax.errors import SessionError
 from zkjax.proofs.adapter.credentials import read_certificate, usable_token
 from zkjax.proofs.adapter.record import Limits
@@ -99,6 +100,7 @@ class WebSocketChannel:
         self._loop.close()
 
 
+@typed
 def connect(
     url: str, token: str, *, ca: str | Path | None = None, limits: Limits | None = None
 ) -> WebSocketChannel:

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 
 import zkjax
+from zkjax._arguments import typed
+from zkjax._marks import NewPath
 from zkjax.errors import OptionError
 from zkjax.estimate import Check, check
 from zkjax.files import require_new
@@ -23,6 +25,8 @@ from zkjax.proofs.training.folder import RunFolder
 from zkjax.proofs.training.problem import Problem, load_problem
 from zkjax.proofs.training.settings import DEMO, Settings
 from zkjax.proofs.training.statement import StepStatement, start
+
+__all__ = ["check_run", "train"]
 
 # More openings than proofs: of one that was made and not kept, because the process ended then.
 SPARE = 8
@@ -40,6 +44,7 @@ def expected_seconds(steps: int, proof: bool) -> dict[str, float]:
     return stages | {"report": 10.0}
 
 
+@typed
 def check_run(settings: Settings) -> list[Check]:
     """The dry run of a step: what its proof would cost, or its two proofs."""
     problem = load_problem(settings, progress=lambda done, of: None)
@@ -56,9 +61,10 @@ def check_run(settings: Settings) -> list[Check]:
     return found
 
 
+@typed
 def train(
     settings: Settings | None,
-    out: str | Path,
+    out: NewPath,
     *,
     proof: bool | None = None,
     progress: Progress | None = None,

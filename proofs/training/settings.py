@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from zkjax._arguments import Between
+from zkjax._arguments import typed
+from zkjax._marks import Between
 from zkjax.errors import OptionError, StatementError
 from zkjax.files import read_capped
 from zkjax.models.config import (
@@ -24,6 +25,8 @@ from zkjax.models.config import (
     config_from_json,
 )
 from zkjax.models.hyperparameters import OptimizerConfig
+
+__all__ = ["Settings", "make_settings", "read_settings"]
 
 VERSION = 1
 MOST_SETTINGS = 1 << 20  # bytes
@@ -116,6 +119,7 @@ class Settings(Checked):
         return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
 
 
+@typed
 def read_settings(path: str | Path, flags: Mapping[str, Any]) -> Settings:
     """The settings of a TOML file, with those of the command line (not None) before them."""
     try:
@@ -125,14 +129,15 @@ def read_settings(path: str | Path, flags: Mapping[str, Any]) -> Settings:
     return make_settings(told, flags, str(path))
 
 
+@typed
 def make_settings(
     told: Mapping[str, Any], flags: Mapping[str, Any], where: str = "settings"
 ) -> Settings:
     """Settings from both; OptionError names a key that is unknown or missing."""
     known = {f.name: f for f in dataclasses.fields(Settings)}
-    if unknown := sorted(set(told) - set(known)):
-        raise OptionError(f"{where}: {unknown[0]} is no setting; they are {', '.join(known)}")
     given = {**told, **{name: value for name, value in flags.items() if value is not None}}
+    if unknown := sorted(set(given) - set(known)):
+        raise OptionError(f"{where}: {unknown[0]} is no setting; they are {', '.join(known)}")
     if type(given.get("targets")) is str:
         given["targets"] = [t for t in given["targets"].split(",") if t]
     for name in ("base", "data"):

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zkjax._arguments import typed
 from zkjax.errors import CheckpointError, StatementError, VerificationError
 from zkjax.files import read_capped
 from zkjax.models.checkpoint import load_model, model_digest
@@ -34,6 +35,8 @@ from zkjax.proofs.training.folder import WHOLE, Files, names
 from zkjax.proofs.training.settings import DEMO, MOST_SETTINGS, Facts
 from zkjax.proofs.training.statement import StepStatement
 from zkjax.verify import require_profile, verify_statement
+
+__all__ = ["verify_run"]
 
 MAX_CLAIMS, MAX_PROOF, MAX_FORMATS = 1 << 25, 1 << 26, 1 << 20
 Step = Callable[[int, int], None]
@@ -60,9 +63,10 @@ class VerifiedRun:
     proof_bytes: int
 
 
+@typed
 def verify_run(
     folder: str | Path,
-    base: str | None = None,
+    base: str | Path | None = None,
     *,
     least: str = "s100",
     run_digest: bytes | None = None,
@@ -134,7 +138,7 @@ def _number(name: str) -> int:
     return int(digits) if digits.isdecimal() and len(digits) < 10 else 1 << 30
 
 
-def _statement_of(folder: Path, facts: Facts, base: str | None) -> tuple[StepStatement, Any]:
+def _statement_of(folder: Path, facts: Facts, base: str | Path | None) -> tuple[StepStatement, Any]:
     """The statement of a step, and the base model as it is stored; None if it is private."""
     data = read_capped(folder / "formats.json", MAX_FORMATS)
     if hashlib.blake2s(data).hexdigest() != facts.formats:

@@ -7,14 +7,14 @@ import doctest
 import pytest
 
 import zkjax
-from program.test_arguments import FOUND
+from program.test_arguments import CALLS
 from zkjax import fixed
 from zkjax._compat import x64
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SHOWN = {
     name: test
-    for name, fn in FOUND.items()
+    for name, fn in CALLS.found.items()
     if (
         test := doctest.DocTestParser().get_doctest(fn.__doc__ or "", {}, name, None, None)
     ).examples

@@ -13,7 +13,8 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from zkjax._arguments import Between, checked
+from zkjax._arguments import checked
+from zkjax._marks import Between
 from zkjax.errors import OptionError
 from zkjax.fixed.functions import locate
 from zkjax.fixed.types import Array, Fraction, TableFraction

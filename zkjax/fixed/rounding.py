@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zkjax._arguments import Between, checked
+from zkjax._arguments import checked
+from zkjax._marks import Between
 from zkjax.errors import OptionError, ValueRangeError
 from zkjax.fixed.primitives import round_p
 from zkjax.fixed.types import Array, Bits, Fraction, HostArray, IntegerDtype, as_array

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,13 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from zkjax._arguments import checked
+from zkjax._marks import Between
 from zkjax.fixed.rounding import Format
+from zkjax.fixed.types import Real
 from zkjax.program.recording import record_sites
+
+__all__ = ["Seen", "Site", "choose", "observations", "observe"]
 
 
 class Site(NamedTuple):
@@ -57,7 +62,8 @@ def _seen(name, forward, backward, _, ct):
 _observe.defvjp(lambda x, *marks: (_observe(x, *marks), None), _seen)
 
 
-def observe(x, name: str, *, forward: bool = True, backward: bool = True):
+@checked
+def observe(x: Real, name: str, *, forward: bool = True, backward: bool = True):
     """x, marked as a site: its values and its cotangents, or one of both."""
     return _observe(x, name, forward, backward)
 
@@ -77,6 +83,7 @@ class Seen:
     typical: np.ndarray
     root_mean_square: np.ndarray
 
+    @checked
     def join(self, other: Seen) -> Seen:
         """Of two runs or places: the larger range, the smaller sizes."""
         return Seen(
@@ -94,6 +101,7 @@ class Seen:
         )
 
 
+@checked
 def observations(fn: Callable) -> Callable[..., tuple[Any, dict[tuple[str, str], Seen]]]:
     """``observations(fn)(*args)``: the result, and what was seen by (site, "forward" or
     "backward"). A site met several times counts as one.
@@ -135,6 +143,7 @@ WIDE_ROOM = 1  # more of formats beyond 16 bits, where it costs nothing
 SLACK = 1  # bits less that are as good, if they save a lookup
 
 
+@checked
 def choose(
     seen: Mapping[tuple[str, str], Seen],
     known: Mapping[str, Site],
@@ -142,8 +151,8 @@ def choose(
     narrow: Collection[str] = (),
     by_step: Collection[str] = (),
     uniform: Callable[[str], bool] = lambda name: False,
-    room: float = 0.0,
-    precision: Mapping[str, int] = PRECISION,
+    room: Annotated[float, Between(0, 8)] = 0.0,
+    precision: Mapping[str, Annotated[int, Between(1, 40)]] = PRECISION,
 ) -> dict[str, Site]:
     """Formats for the sites of a function from what was seen there.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from zkjax._arguments import Between, HostNumbers, IntegerType, Numbers
+from zkjax._marks import Between, HostNumbers, IntegerType, Numbers, Values
 
 
 def as_array(x: Any) -> Any:
@@ -16,6 +16,7 @@ def as_array(x: Any) -> Any:
 
 
 Array = Annotated[ArrayLike, Numbers()]
+Real = Annotated[Any, Values()]  # in floating point of any kind too
 HostArray = Annotated[Any, HostNumbers()]  # also lists
 IntegerDtype = Annotated[Any, IntegerType()]
 Fraction = Annotated[int, Between(-900, 900)]  # fraction bits
