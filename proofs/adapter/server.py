@@ -182,7 +182,8 @@ class Server:
         except websockets.ConnectionClosed as error:
             ended = "ended (disconnected)"
             if error.sent is not None and error.sent.code in CLOSED and not error.rcvd_then_sent:
-                ended = f"ended ({websockets.CloseCode(error.sent.code).name.lower().replace('_', ' ')})"
+                cause = websockets.CloseCode(error.sent.code).name.lower()
+                ended = f"ended ({cause.replace('_', ' ')})"
                 self._fault(served, name)
         except SessionError as error:
             ended = f"ended ({error})"
