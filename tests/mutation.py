@@ -67,10 +67,14 @@ SOURCES = (
         for n in ("drafts", "openings", "provable", "seal", "state", "verify", "wire", "work")
     ),
 )
-NARROW = (  # run by the prover alone, or by whoever writes a function: see mutants.py
+NARROW = (  # run by the prover alone, or when a function is written or traced: see mutants.py
     *(f"zkjax/argument/{n}.py" for n in ("blake2s", "kernels", "opening_prover", "rounds")),
     "zkjax/drafts.py",
     "zkjax/fixed/",
+    *(f"zkjax/program/{n}.py" for n in ("hints", "jaxprs", "origin", "recording", "trace")),
+    "zkjax/program/rules/",
+    "zkjax/program/tracer.py",
+    "zkjax/prove.py",
     "zkjax/provable.py",
     "zkjax/work.py",
 )
@@ -82,6 +86,8 @@ TESTS = (
     "tests/soundness",
     "tests/zero_knowledge",
     "tests/cli/test_cli.py",
+    "tests/test_files.py",
+    "tests/test_state.py",
 )
 IMPORTS = "imports"  # what they reach is kept under this name
 FIRST = 40  # tests that are tried before the rest is collected

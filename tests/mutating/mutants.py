@@ -12,9 +12,10 @@ change in one unit:
 - challenges: one, or equal to one another (``trivial``);
 - masks, pads, nonces: zero, equal to one another, one row zero.
 
-Of a module that only the prover, or whoever writes a function, runs, only refusals and their
-conditions are changed, and masks, pads and nonces: other mistakes there give proofs that are
-refused.
+Of a module that only the prover runs, or that writes down what a function computes, only refusals
+and their conditions are changed, and masks, pads and nonces. Other mistakes of a prover give proofs
+that are refused; other mistakes of a rule give numbers that are not JAX's, which is what the tables
+of functions are compared with.
 
 A mutant is named by a hash of its unit, without comments and layout, and of the change; so it keeps
 its name until that unit changes.

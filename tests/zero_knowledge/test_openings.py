@@ -22,6 +22,7 @@ from zkjax import seal as seal_module
 from zkjax.argument import opening, opening_prover
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import OptionError, SealError, StatementError, WitnessError
+from zkjax.field import goldilocks as gl
 from zkjax.openings import take
 from zkjax.proof import MAX_OPENINGS
 from zkjax.prove import prove_ranges
@@ -499,3 +500,32 @@ def test_a_received_value_that_is_saved_keeps_its_one_opening(tmp_path):
     shared.save(tmp_path / "x")
     Sealed.load(tmp_path / "x").spend()
     refused_before_anything_is_written(shared)
+
+
+def with_element(secrets: bytes, value: int) -> bytes:
+    """The first element of the blinding is another."""
+    return value.to_bytes(8, "little") + secrets[8:]
+
+
+@pytest.mark.parametrize(
+    ("tree", "change", "told"),
+    [
+        (X.astype(np.int16), lambda s: s, "other shapes or types"),
+        (X[:2], lambda s: s, "other shapes or types"),
+        (X, lambda s: s + b"\0", "another size"),
+        (X, lambda s: s[:-1], "another size"),
+        (X, lambda s: with_element(s, gl.P), "not canonical"),
+        (X, lambda s: with_element(s, 2**64 - 1), "not canonical"),
+        (X, lambda s: with_element(s, int.from_bytes(s[:8], "little") ^ 1), "do not give"),
+        (X, lambda s: s[:-1] + bytes([s[-1] ^ 1]), "do not give"),
+        (X + np.int8(1), lambda s: s, "do not give"),
+    ],
+    ids=["type", "shape", "longer", "shorter", "p", "large", "blinding", "nonce", "value"],
+)
+def test_secrets_that_do_not_belong_to_value_and_commitment(tree, change, told):
+    """Each is refused with its cause, and uses no opening up."""
+    owner = zkjax.seal(X, openings=2)
+    secrets = owner.share()
+    with pytest.raises(SealError, match=told):
+        Sealed.from_secrets(tree, owner.commitment, change(secrets))
+    assert Sealed.from_secrets(X, owner.commitment, secrets).remaining == 1
