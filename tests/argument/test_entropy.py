@@ -19,6 +19,7 @@ def test_shapes_and_range(source):
     assert max(ints(values)) < P and len(set(ints(values))) == 15
     scalars = source.scalars(4, 3)
     assert len(scalars) == 4 and all(s.kappa == 3 for s in scalars)
+    assert len({c for s in scalars for c in s.coefficients} - {0}) == 12
     assert source.scalars(0, 2) == [] and source.field((0, 4)).shape == (0, 4)
 
 

@@ -112,3 +112,18 @@ def test_what_is_evaluated_in_public_is_bounded():
     values = PublicValues(program, {0: np.zeros(1 << 12)})
     with pytest.raises(OverflowBoundError, match="too large a tensor"):
         values.value(program.outputs[0].var)
+
+
+def test_a_plan_counts_what_is_evaluated_in_public():
+    """As much as the evaluation itself: a prover learns before it starts what would be refused."""
+    program, spent = doubling(3, True), []
+    output = program.outputs[0].var
+    weights = (np.ones((2, 8), dtype=np.uint64),)
+    for planned in (False, True):
+        values = PublicValues(program, {0: np.zeros(8)}, planned)
+        with work.bounded(1 << 20):
+            values.functional(output, weights, 2)
+            once = work._left.get()[0]
+            values.functional(output, weights, 2)
+            spent.append(((1 << 20) - once, once - work._left.get()[0]))
+    assert spent == [(6 * (work.STEP + 8) + 8, 8)] * 2

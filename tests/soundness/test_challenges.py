@@ -15,6 +15,7 @@ from foreseen import foreseen
 import zkjax
 from soundness.cheating import (
     bump,
+    messages,
     multiplicities,
     prove,
     rejected,
@@ -27,6 +28,7 @@ from zkjax.argument.party import Party, Planner, Verifier
 from zkjax.argument.transcript import Transcript, VerifierTranscript
 from zkjax.field.goldilocks import P
 from zkjax.program import products
+from zkjax.proof import Proof
 from zkjax.protocol import Setup
 from zkjax.verify import verify_statement
 
@@ -174,6 +176,23 @@ def test_proof_of_work_counts_for_the_lookup_challenge_alone():
         ground = setup.budget(planner, pads).terms
     changed = {k: ground[k] - plain[k] for k in plain if ground[k] != plain[k]}
     assert changed == {"lookup challenge": pytest.approx(5.0)}
+
+
+def test_proof_of_work_is_demanded():
+    """Where it counts, a proof holds it right before the lookup challenge; another is refused."""
+    fn, x = SMALL["rounded"]
+    sealed = (zkjax.seal(x, openings=1),)
+    traced = trace_call(fn, sealed)
+    with mock.patch.object(Setup, "grinding", 8):
+        _, proof = prove(traced, sealed)
+        sent = messages(traced, proof)
+        place = [kind for kind, _, _ in sent].index("grinding nonce")
+        assert sent[place - 1][0] == "pad commitment" and sent[place + 1][0] == "lookup root"
+        _, start, size = sent[place]
+        nonce = int.from_bytes(proof.body[start : start + size], "little") ^ 1
+        changed = nonce.to_bytes(size, "little")
+        body = proof.body[:start] + changed + proof.body[start + size :]
+        rejected(traced, Proof(proof.claims, body), "grinding")
 
 
 def test_all_nonces_of_a_proof_differ():

@@ -80,6 +80,28 @@ def test_a_reshaped_public_factor_can_be_proved():
     zkjax.verify(public_times_private)(X, sealed, proof=proof)
 
 
+def test_claims_on_a_reshape_that_does_not_split():
+    """Two of one reshape are proved by one sumcheck, and each of them counts."""
+
+    def both_ways(x):
+        v = x.astype(jnp.float64)
+        bent = (v * v).reshape(3, 4).astype(jnp.int16)
+        return bent, bent[::-1, ::-1]
+
+    sealed = zkjax.seal(np.arange(12, dtype=np.int8).reshape(4, 3), openings=1)
+    traced = trace_call(both_ways, (sealed,))
+    claimed, build = [], products.reshape_instance
+
+    def instance(resolver, var, op, weighted):
+        claimed.append(len(weighted))
+        return build(resolver, var, op, weighted)
+
+    with mock.patch.dict(products.PRODUCTS, reshape=instance):
+        _, proof = prove(traced, (sealed,))
+        verify_statement(traced.statement, proof)
+    assert set(claimed) == {2}
+
+
 class ChosenPads(SeededEntropy):
     """Pads as the prover likes them: ``chosen`` maps the number of a single pad to its value."""
 
@@ -131,7 +153,7 @@ def test_a_chosen_pad_does_not_shift_a_public_factor():
         prove(traced, (X, sealed))
     lie = {product: lambda v: (X.reshape(6) - 1.0) * Y}
     pad = Scalar.of(1, 2)
-    with mock.patch.object(products, "multiply_instance", instance):
+    with mock.patch.dict(products.PRODUCTS, multiply=instance):
         outputs, proof = prove(
             traced, (X, sealed), lie, entropy=ChosenPads(dict.fromkeys(pads, pad))
         )
