@@ -194,7 +194,8 @@ class Collected:
     def run(self, names: Sequence[str], plugin: Any, until: Callable[[], bool]) -> None:
         """Run tests here, one after another, until something holds."""
         items = [self._items[n] for n in names if n in self._items]
-        for item, following in zip(items, [*items[1:], None], strict=True):
+        for i, item in enumerate(items):
+            following = items[i + 1] if i + 1 < len(items) else None
             manager = item.config.pluginmanager
             if not manager.is_registered(plugin):
                 manager.register(plugin)
@@ -328,7 +329,11 @@ def _start(task: Callable[[], dict], seconds: float, key: Any, folder: Path) -> 
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(own)
-        child.answer.write_text(json.dumps(task()))
+        try:
+            told = task()
+        except Exception as error:
+            told = {"verdict": "undecided", "by": f"not tried: {type(error).__name__}: {error}"}
+        child.answer.write_text(json.dumps(told))
         status = 0
     finally:
         os._exit(status)
@@ -339,7 +344,7 @@ def run_all(
 ) -> Iterator[tuple[Any, dict | None]]:
     """(key, answer) of all tasks (key, function, seconds); None for one that ran out of time.
 
-    A child that dies without an answer was killed by what it ran, an answer {"verdict": "killed"}.
+    A child that dies without an answer was ended by what it ran, an answer {"verdict": "killed"}.
     """
     running: list[Child] = []
     with tempfile.TemporaryDirectory() as name:
