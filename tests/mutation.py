@@ -16,8 +16,11 @@ function, so a second run takes up where the first one stopped, and after a chan
 is run again. ``--tests`` tries some tests only, to kill quickly. ``--report`` writes
 ``tests/mutation-report.md``: survivors, each with the reason in ``tests/mutation-explained.json``,
 if there is one. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
-measures it again. All this takes hours, so it is not part of the default run; one module takes
-minutes.
+measures it again, for new tests too.
+
+Most mutants die within two seconds of tests. So a first pass gives each that much, and a second one,
+``--again undecided --seconds 60``, gives more to those that nothing explains. The first takes two
+hours on two cores, so it is not part of the default run; one module takes minutes.
 """
 
 from __future__ import annotations
