@@ -510,6 +510,46 @@ def test_growth_that_no_bound_holds_is_refused():
     refused(loop(over_two_axes), "carry")
 
 
+def scan_of(ops: list[Op], tables: list[Table], lookups: list[Lookup], zeros: list[int]) -> Program:
+    """Raw operations behind an input x, zeros, a carry of four steps and what enters them."""
+    first = [
+        Op("input", (), (3,), (0,)),
+        Op("constant", (), (3,), (0,)),
+        Op("carry", (), (4, 3), (0,)),
+        Op("shift", (1, 2), (4, 3), (0,)),
+    ]
+    ports = [Port(0, "int8", -1, "x")], [Port(2, "int64", -1, "")]
+    program = Program([*first, *ops], [np.zeros(3, np.int64)], tables, lookups, zeros, *ports)
+    require_well_formed(program)
+    return program
+
+
+def test_a_carry_is_defined_by_a_relation_that_says_something_of_it():
+    """c' = c + 5; before that, 0 + 0 c' + 0 c = 0."""
+    ops = [
+        Op("affine", (3,), (4, 3), ((1,), 5)),
+        Op("broadcast", (1,), (4, 3), ((1,), (3,))),
+        Op("affine", (5, 4, 2), (4, 3), ((1, 0, 0), 0)),
+        Op("affine", (4, 2), (4, 3), ((1, -1), 0)),
+    ]
+    assert max(map(abs, prove_bounds(scan_of(ops, [], [], [6, 7]))[2])) == 20
+
+
+def test_a_value_that_stands_twice_in_a_relation_is_not_bounded_by_its_rest():
+    """y - reversed y + 0 c = 0 is true of whatever grows: y - c in [0, 2^8), c' = y."""
+    ops = [
+        Op("limb", (3,), (4, 3), (0, 8)),
+        Op("reverse", (4,), (4, 3), ((1,),)),
+        Op("affine", (4, 5, 3), (4, 3), ((1, -1, 0), 0)),
+        Op("affine", (4, 3), (4, 3), ((1, -1), 0)),
+        Op("affine", (4, 2), (4, 3), ((1, -1), 0)),
+    ]
+    tables = [Table("zero", (np.zeros(1, np.int64),)), range_table(8)]
+    program = scan_of(ops, tables, [Lookup(0, (6,)), Lookup(1, (7,))], [8])
+    with contextlib.suppress(OverflowBoundError):
+        assert prove_bounds(program)[2][1] >= 4 * 255
+
+
 def later_half(b: Builder, c: int) -> int:
     return b.slice(c, (2, 0), (2, 4))
 
