@@ -22,12 +22,17 @@ from zkjax.errors import (
 from zkjax.field.goldilocks import P
 from zkjax.program.bounds import prove_bounds, undischarged
 from zkjax.program.builder import Builder
+from zkjax.program.derivation import Bounds
+from zkjax.program.induction import LARGEST, repeated
+from zkjax.program.intervals import GROWTH, Sums
+from zkjax.program.intervals import LARGEST as LARGEST_BOUND
 from zkjax.program.normal_form import normal_form
 from zkjax.program.ops import Op
 from zkjax.program.program import Lookup, Port, Program
 from zkjax.program.statement import Statement
 from zkjax.program.tables import Table, range_table
 from zkjax.program.wellformed import require_well_formed
+from zkjax.verify import verify_statement
 
 WIDE = 1  # what a builder may be told of any variable: the pass does not listen
 
@@ -166,6 +171,43 @@ def test_the_last_bound_that_does_not_wrap():
             refused(program)
 
 
+def test_the_last_output_that_does_not_wrap():
+    """A public output is any integer of its type: max + 2^52 < p and max of the type - min < p."""
+    room = P - 2**52
+    for offset, holds in (
+        (room - 128, True),
+        (room - 127, False),
+        (129 - room, True),
+        (128 - room, False),
+    ):
+        b = Builder()
+        x = confined(b)
+        y = b.add("affine", [b.alias(x)], (4,), WIDE, (1,), offset)
+        program = built(b, [(x, "int8", 0)], y)
+        if holds:
+            prove_bounds(program)
+        else:
+            refused(program, "output")
+
+
+def test_an_input_without_relations_is_refused():
+    b = Builder()
+    x = b.input(0, (4,), "int8", "x")
+    refused(built(b, [(x, "int8", 0)], b.constant(np.arange(4))), "not confined")
+
+
+def test_a_sealed_output_fits_its_type():
+    for factor, fine in ((1, True), (2, False)):
+        b = Builder()
+        x = confined(b)
+        y = b.affine([(b.alias(x), factor)], bound=WIDE)
+        program = built(b, [(x, "int8", 0)], y)
+        program.outputs[0] = Port(program.outputs[0].var, "int8", 0, "")
+        assert (undischarged(program, prove_bounds(program)) == []) == fine
+        program.outputs[0] = Port(program.outputs[0].var, "int64", -1, "")
+        assert undischarged(program, prove_bounds(program)) == []
+
+
 # Where bounds come from ---------------------------------------------------------------------------
 
 
@@ -179,7 +221,8 @@ def test_a_relation_solves_for_coefficients_of_one_only():
         program = built(b, [(x, "int8", 0)], y)
         if fine:
             values = prove_bounds(program)
-            assert values[program.outputs[0].var] in {(-(2**15), 2**15 - 1), (1 - 2**15, 2**15)}
+            ends = sorted(coefficient * (end - 2**15) for end in (0, 2**16 - 1))
+            assert values[program.outputs[0].var] == tuple(ends)
         else:
             refused(program, "without a bound")
 
@@ -214,6 +257,53 @@ def test_slices_with_gaps_do_not_cover():
     b.range_check(b.slice(x, (0,), (4,), (2,)), 8, x)
     b.range_check(b.slice(x, (4,), (4,)), 8, x)
     refused(built(b, [(x, "uint8", 0)], x), "without a bound")
+    b = Builder()
+    x = b.input(0, (8, 2), "uint8", "x")
+    for start in (0, 4):  # gaps along one axis alone
+        b.range_check(b.slice(x, (start, 0), (4, 2), (2 - start // 4, 1)), 8, x)
+    refused(built(b, [(x, "uint8", 0)], x), "without a bound")
+
+
+def test_slices_bound_committed_values_only():
+    """Of a product they say what it is mod p."""
+    for bits, fine in ((50, True), (70, False)):
+        b = Builder()
+        x = confined(b)
+        z = wide(b, x, bits)
+        b.range_check(b.slice(z, (0,), (2,)), 8, x)
+        b.range_check(b.slice(z, (2,), (2,)), 8, x)
+        program = built(b, [(x, "int8", 0)], z)
+        if fine:
+            prove_bounds(program)
+        else:
+            refused(program)
+
+
+def test_a_relation_of_known_values_that_may_wrap_confines_none():
+    """x (p + 1) / 2 in {0, 1} says x = 0 over the integers, and x = 2 solves it mod p."""
+    b = Builder()
+    x = confined(b)
+    b.lookup(range_table(1), [b.affine([(x, (P + 1) // 2)], bound=WIDE)], x)
+    refused(built(b, [(x, "int8", 0)], x), "wrap")
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (0, 2), (-1, 1), (-1, 0), (None, None)])
+def test_a_choice_is_by_a_bit(low, high):
+    """z + b (y - z) is between y and z for a bit b."""
+    b = Builder()
+    y, z = confined(b, 0), confined(b, 1, "uint8")
+    bit = advice(b, "nonnegative", [y], (4,))
+    if low is not None:
+        key = b.affine([(bit, 1)], -low, bound=WIDE)
+        b.lookup(Table("t", (np.arange(high - low + 1),)), [key], bit)
+    difference = b.affine([(y, 1), (z, -1)], bound=WIDE)
+    chosen = b.affine([(z, 1), (b.add("multiply", [bit, difference], (4,), WIDE), 1)], bound=WIDE)
+    program = built(b, [(y, "int8", 0), (z, "uint8", 1)], b.alias(chosen))
+    if low is None:
+        refused(program, "output")
+    else:
+        values = prove_bounds(program)[program.outputs[0].var]
+        assert (values == (-128, 255)) == ((low, high) == (0, 1))
 
 
 def test_an_input_is_confined_to_its_own_type():
@@ -234,6 +324,19 @@ def test_public_values_stay_exact_in_float64():
             prove_bounds(program)
         else:
             refused(program)
+
+
+def test_constants_stay_exact_in_float64():
+    for factor, fine in ((1, True), (3, False)):
+        b = Builder()
+        x = confined(b)
+        wide = b.affine([(b.constant((1 << 52) - np.arange(4)), factor)], bound=WIDE)
+        z = b.affine([(b.alias(wide), 1), (wide, -1), (x, 1)], bound=WIDE)
+        program = built(b, [(x, "int8", 0)], z)
+        if fine:
+            prove_bounds(program)
+        else:
+            refused(program, "public value")
 
 
 def test_that_public_values_are_exact_does_not_rest_on_relations_about_them():
@@ -291,6 +394,7 @@ STEPS = {  # name: (what a step does, the bound of the carry after four of them)
     "kept": (lambda b, c, _: b.affine([(b.alias(c), 1)], 0), 128),
     "negated": (lambda b, c, _: b.affine([(c, -1)]), 128),
     "counted": (lambda b, c, _: b.affine([(c, 1)], 5), 128 + 20),
+    "counted down": (lambda b, c, _: b.affine([(c, 1)], -5), 128 + 20),
     "doubled": (lambda b, c, _: b.affine([(c, 2)], 1), 128 * 16 + 15),
     "chosen and doubled": (by_onehot(summed=2), 128 * 16 + 15),
     "moved": (
@@ -308,12 +412,164 @@ def test_a_carry_is_bounded_by_induction(name):
     assert max(-low, high) == bound
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_carry_that_starts_in_two_ways(order):
+    """c' = e + e', where e starts with zeros and e' with x: 128, 256, .."""
+    ops = [
+        Op("input", (), (3,), (0,)),
+        Op("constant", (), (3,), (0,)),
+        Op("carry", (), (4, 3), (0,)),
+        *(Op("shift", (start, 2), (4, 3), (0,)) for start in order),
+        Op("affine", (2, 3, 4), (4, 3), ((-1, 1, 1), 0)),
+    ]
+    ports = [Port(0, "int8", -1, "x")], [Port(2, "int64", -1, "")]
+    program = Program(ops, [np.zeros(3, np.int64)], [], [], [5], *ports)
+    require_well_formed(program)
+    low, high = prove_bounds(program)[2]
+    assert max(-low, high) >= 128 * 8
+
+
+def test_a_carry_that_grows_by_another():
+    """c' = c + d, d' = d, c starts with zeros and d with x."""
+    b = Builder()
+    x = confined(b)
+    carries = [advice(b, "carry", (), (4, 4), i) for i in (0, 1)]
+    starts = (b.constant(np.zeros(4, np.int64)), x)
+    c, d = (b.add("shift", v, (4, 4), WIDE, False) for v in zip(starts, carries, strict=True))
+    for carry, leaves in zip(carries, ([(c, 1), (d, 1)], [(d, 1), (c, 0)]), strict=True):
+        b.require_zero(b.affine([*leaves, (carry, -1)], bound=WIDE), carry)
+    program = built(b, [(x, "int8", 0)], carries[0])
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert max(-low, high) == 128 * 4
+
+
+@pytest.mark.parametrize("steps", [60, 64, 1 << 13])
+def test_a_carry_that_starts_with_zero_and_may_wrap_is_refused(steps):
+    """(w, c) -> (w', c + w) with w' in {0, 2^52}: c = 2^64 mod p after 2^12 steps. The rate counts
+    as if w were as large as c, 2^steps.
+    """
+    shape, large = (steps, 2), 1 << 52
+    table = Table("t", (np.arange(2), np.array([0, large])))
+
+    def column(var: int, c: int) -> Op:
+        return Op("slice", (var,), (steps, 1), ((0, c), (1, 1), shape))
+
+    def into(var: int, c: int) -> Op:
+        return Op("pad", (var,), shape, ((0, c), (1, 1), (steps, 1)))
+
+    ops = [
+        Op("input", (), (steps, 1), (0,)),
+        Op("constant", (), (2,), (0,)),
+        Op("carry", (), shape, (0,)),
+        Op("shift", (1, 2), shape, (0,)),
+        column(3, 0),
+        column(3, 1),
+        Op("affine", (0,), (steps, 1), ((large,), 0)),
+        into(6, 0),
+        into(4, 1),
+        into(5, 1),
+        Op("affine", (7, 8, 9, 2), shape, ((1, 1, 1, -1), 0)),
+        Op("limb", (4,), (steps, 1), (0, 1)),
+        Op("alias", (4,), (steps, 1)),
+    ]
+    program = Program(
+        ops,
+        [np.zeros(2, np.int64)],
+        [table],
+        [Lookup(0, (11, 12))],
+        [10],
+        [Port(0, "bool", -1, "x")],
+        [Port(2, "int64", -1, "")],
+    )
+    require_well_formed(program)
+    refused(program, "carry")
+
+
+def test_a_rate_that_is_repeated():
+    assert repeated((1, 3), 1 << 20) == (1, 3 << 20)
+    assert repeated((0, 3), 5) == (1, 15)
+    assert repeated((3, 2), 4) == (81, 80)
+    factor, rest = repeated((2, 1), 1 << 13)  # not 2^8192
+    assert LARGEST < rest <= factor < 1 << 80
+
+
 def test_growth_that_no_bound_holds_is_refused():
     refused(loop(lambda b, c, _: b.multiply(c, c)), "carry")
     refused(loop(lambda b, c, _: b.affine([(c, 2)]), length=70), "carry")
     # Over the columns of a onehot matrix several entries may add up, and one of no bits is none.
     refused(loop(by_onehot(summed=1)), "carry")
     refused(loop(by_onehot(summed=2, bits_are_bits=False)), "carry")
+
+    def over_two_axes(b: Builder, c: int, _) -> int:
+        bits = [b.constant((np.arange(36).reshape(4, 3, 3) >> i) & 1) for i in range(2)]
+        hot = b.add("onehot", bits, (4, 3, 3, 3), WIDE, 3)
+        several = b.broadcast(c, (4, 3, 3), (0, 1))
+        pairs = ((3, 1), (2, 2))
+        return b.add("contract", [hot, several], (4, 3), WIDE, ((0, 0),), pairs)
+
+    refused(loop(over_two_axes), "carry")
+
+
+def scan_of(ops: list[Op], tables: list[Table], lookups: list[Lookup], zeros: list[int]) -> Program:
+    """Raw operations behind an input x, zeros, a carry of four steps and what enters them."""
+    first = [
+        Op("input", (), (3,), (0,)),
+        Op("constant", (), (3,), (0,)),
+        Op("carry", (), (4, 3), (0,)),
+        Op("shift", (1, 2), (4, 3), (0,)),
+    ]
+    ports = [Port(0, "int8", -1, "x")], [Port(2, "int64", -1, "")]
+    program = Program([*first, *ops], [np.zeros(3, np.int64)], tables, lookups, zeros, *ports)
+    require_well_formed(program)
+    return program
+
+
+def test_a_carry_is_defined_by_a_relation_that_says_something_of_it():
+    """c' = c + 5; before that, 0 + 0 c' + 0 c = 0."""
+    ops = [
+        Op("affine", (3,), (4, 3), ((1,), 5)),
+        Op("broadcast", (1,), (4, 3), ((1,), (3,))),
+        Op("affine", (5, 4, 2), (4, 3), ((1, 0, 0), 0)),
+        Op("affine", (4, 2), (4, 3), ((1, -1), 0)),
+    ]
+    assert max(map(abs, prove_bounds(scan_of(ops, [], [], [6, 7]))[2])) == 20
+
+
+def test_a_value_that_stands_twice_in_a_relation_is_not_bounded_by_its_rest():
+    """y - reversed y + 0 c = 0 is true of whatever grows: y - c in [0, 2^8), c' = y."""
+    ops = [
+        Op("limb", (3,), (4, 3), (0, 8)),
+        Op("reverse", (4,), (4, 3), ((1,),)),
+        Op("affine", (4, 5, 3), (4, 3), ((1, -1, 0), 0)),
+        Op("affine", (4, 3), (4, 3), ((1, -1), 0)),
+        Op("affine", (4, 2), (4, 3), ((1, -1), 0)),
+    ]
+    tables = [Table("zero", (np.zeros(1, np.int64),)), range_table(8)]
+    program = scan_of(ops, tables, [Lookup(0, (6,)), Lookup(1, (7,))], [8])
+    with contextlib.suppress(OverflowBoundError):
+        assert prove_bounds(program)[2][1] >= 4 * 255
+
+
+def later_half(b: Builder, c: int) -> int:
+    return b.slice(c, (2, 0), (2, 4))
+
+
+def first(b: Builder, c: int) -> int:
+    return b.slice(c, (0, 0), (1, 4))
+
+
+def summed_over_steps(b: Builder, c: int, side: int) -> int:
+    """A product with a matrix over the axis of the steps, from the left or the right."""
+    matrix = b.constant(np.eye(4, dtype=np.int64)[::-1])
+    operands, pair = ([c, matrix], (0, 0)) if side == 0 else ([matrix, c], (1, 0))
+    return b.add("contract", operands, (4, 4), WIDE, (), (pair,))
+
+
+def with_its_transpose(b: Builder, c: int, _) -> int:
+    """A sum with a value of another step, behind a product."""
+    both = b.affine([(c, 1), (b.transpose(c, (1, 0)), 1)], bound=WIDE)
+    ones = b.constant(np.triu(np.ones((4, 4), np.int64)))
+    return b.add("multiply", [ones, both], (4, 4), WIDE)
 
 
 def test_steps_are_not_mixed():
@@ -325,28 +581,39 @@ def test_steps_are_not_mixed():
         lambda b, c, _: b.affine([(c, 1), (b.transpose(c, (1, 0)), 1)]),
         lambda b, c, carry: b.affine([(carry, 3), (c, -1)]),
         lambda b, c, carry: b.affine([(b.alias(carry), 1), (c, 0)]),
+        lambda b, c, _: b.add("pad", [later_half(b, c)], (4, 4), WIDE, (0, 0), (1, 1), (2, 4)),
+        lambda b, c, _: b.broadcast(b.add("sum", [c], (4,), WIDE, (0,), (4, 4)), (4, 4), (0,)),
+        lambda b, c, _: b.broadcast(b.reshape(first(b, c), (4,)), (4, 4), (1,)),
+        lambda b, c, _: summed_over_steps(b, c, 0),
+        lambda b, c, _: summed_over_steps(b, c, 1),
+        with_its_transpose,
     ):
         refused(loop(mixed, width=4), "depends on itself|no bound|without a bound|wrap")
 
 
-def recurrence(b: Builder, length: int) -> tuple[int, int, int]:
+def recurrence(b: Builder, length: int, of: int = -1) -> tuple[int, int, int]:
     """(carry, what enters, advice that is computed from it), nothing of which is bounded yet."""
     carry = advice(b, "carry", (), (length,), 0)
     enters = b.add("shift", (b.constant(np.zeros((), np.int64)), carry), (length,), WIDE, False)
-    return carry, enters, advice(b, "limb", [enters], (length,), 0, 16)
+    return carry, enters, advice(b, "limb", [enters if of < 0 else of], (length,), 0, 16)
 
 
-@pytest.mark.parametrize("mixed", ["reverse", "transpose", "reshape"])
+@pytest.mark.parametrize("mixed", ["reverse", "another hint", "split", "transpose", "reshape"])
 def test_a_relation_between_steps_bounds_nothing_inside_the_loop(mixed):
     """y + e in [0, 2^16), c = y, and reverse(y) = e: y = (5, 0) solves it, though from e = 0 in the
     first step the last relation would give y = 0 in all.
     """
     b = Builder()
     x = confined(b)
-    if mixed == "reverse":
-        carry, enters, y = recurrence(b, 2)
+    if mixed in ("reverse", "another hint"):
+        known = b.constant(np.arange(2)) if mixed == "another hint" else -1
+        carry, enters, y = recurrence(b, 2, known)
         other = b.add("reverse", [y], (2,), WIDE, (0,))
         enters_there = enters
+    elif mixed == "split":
+        carry, enters, y = recurrence(b, 4)
+        other = b.add("reverse", [b.reshape(y, (2, 2))], (2, 2), WIDE, (1,))
+        enters_there = b.reshape(enters, (2, 2))
     else:
         carry = advice(b, "carry", (), (2, 2), 0)
         start = b.constant(np.zeros((2,), np.int64))
@@ -439,6 +706,32 @@ def test_a_bound_that_stopped_early():
     program = zkjax.trace(wide)(zkjax.Private(x)).program
     assert prove_bounds(program)[program.outputs[0].var] == (-240, 240)
     assert zkjax.provable(wide)(x) == 240
+
+
+def nested(step, ends: int, factor: int) -> Program:
+    """c' of a scan in a scan, so many times what enters step ``ends`` of the inner one."""
+    length = 7
+    b = Builder()
+    x = confined(b, shape=(1,))
+    outer = advice(b, "carry", (), (2, 1), 0)
+    c = b.add("shift", (x, outer), (2, 1), WIDE, False)
+    inner = advice(b, "carry", (), (length, 2, 1), 1)
+    d = b.add("shift", (c, inner), (length, 2, 1), WIDE, False)
+    leaves = step(b, d)
+    b.require_zero(b.affine([(leaves, 1), (inner, -1)], bound=WIDE), inner)
+    last = b.reshape(b.slice(d, (ends, 0, 0), (1, 2, 1)), (2, 1))
+    b.require_zero(b.affine([(last, factor), (outer, -1)], bound=WIDE), outer)
+    return built(b, [(x, "int8", 0)], outer)
+
+
+def test_what_enters_an_inner_scan_grows_with_it():
+    program = nested(lambda b, d: b.affine([(d, 0)], 3), 0, 2)
+    low, high = prove_bounds(program)[program.outputs[0].var]
+    assert max(-low, high) >= 4 * 128
+    program = nested(lambda b, d: b.affine([(d, 1)], 5), 6, 1)
+    with contextlib.suppress(OverflowBoundError):  # no rate is found
+        low, high = prove_bounds(program)[program.outputs[0].var]
+        assert max(-low, high) >= 128 + 2 * 30
 
 
 def test_nested_scans_grow_together():
@@ -564,6 +857,17 @@ def test_a_verifier_refuses_a_statement_whose_relations_wrap():
         zkjax.verify(Statement(statement.program))(sealed.commitment, proof=proof)
 
 
+def test_a_statement_that_may_wrap_is_refused_before_its_proof_is_read():
+    b = Builder()
+    x = b.input(0, (4,), "int8", "x", known=True)
+    statement = Statement(built(b, [(x, "int8", -1)], wide(b, x, 70)))
+    public = {0: np.zeros(4, np.int8)}, {0: np.zeros(4, np.int64)}
+    claims = zkjax.Claims(statement.digest, "s100", *public, [], [])
+    with pytest.raises(VerificationError) as caught:
+        verify_statement(statement, zkjax.Proof(claims, b""))
+    assert caught.value.check == "bounds"
+
+
 def test_what_jax_drops_is_not_proved():
     def fn(x):
         y = fixed.round(fixed.decode(x, 0), 0, 3)  # out of its range, and of no consequence
@@ -575,7 +879,99 @@ def test_what_jax_drops_is_not_proved():
     assert not zkjax.trace(fn)(zkjax.Private(np.ones(2, np.int8))).program.advice
 
 
-@pytest.mark.parametrize("kind", ["aliases", "doublings", "one long sum", "one long relation"])
+def spent(program: Program) -> int:
+    """The steps that are counted, of whatever comes of it."""
+    bounds = Bounds(program)
+    before = bounds._work
+    with contextlib.suppress(OverflowBoundError):
+        bounds.derive()
+    return before - bounds._work
+
+
+def ring(carries: int) -> Program:
+    """c_i' = c_i + c_(i-1)."""
+    b = Builder()
+    x = confined(b)
+    c = [advice(b, "carry", (), (4, 4), i) for i in range(carries)]
+    enter = [b.add("shift", (x, v), (4, 4), WIDE, False) for v in c]
+    for i, carry in enumerate(c):
+        terms = [(enter[i], 1), (enter[i - 1], 1), (carry, -1)]
+        b.require_zero(b.affine(terms, bound=WIDE), carry)
+    return built(b, [(x, "int8", 0)], c[0])
+
+
+def late_mix(carries: int, length: int) -> Program:
+    """Carries that all go a long way before their steps are mixed."""
+    b = Builder()
+    x = confined(b)
+    c = [advice(b, "carry", (), (4, 4), i) for i in range(carries)]
+    enter = [b.add("shift", (x, v), (4, 4), WIDE, False) for v in c]
+    var = b.affine([(v, 1) for v in enter], bound=WIDE)
+    for _ in range(length):
+        var = b.add("alias", [var], (4, 4), WIDE)
+    var = b.add("reverse", [var], (4, 4), WIDE, (0,))
+    for carry in c:
+        b.require_zero(b.affine([(var, 1), (carry, -1)], bound=WIDE), carry)
+    return built(b, [(x, "int8", 0)], c[0])
+
+
+def many_views(count: int) -> Program:
+    """A carry that is a sum of views, each of the one before."""
+    b = Builder()
+    x = confined(b)
+    carry = advice(b, "carry", (), (2, 4), 0)
+    view, terms = b.add("shift", (x, carry), (2, 4), WIDE, False), [(carry, -1)]
+    for _ in range(count):
+        view = b.add("alias", [view], (2, 4), WIDE)
+        terms.append((view, 1))
+    b.require_zero(b.affine(terms, bound=WIDE), carry)
+    return built(b, [(x, "int8", 0)], carry)
+
+
+def test_inductions_count_their_steps():
+    b = Builder()
+    x = confined(b)
+    var = x
+    for _ in range(500):
+        var = b.add("alias", [var], (4,), WIDE)
+    program = built(b, [(x, "int8", 0)], var)
+    assert spent(program) >= 500
+    assert spent(ring(30)) >= 2 * 30 * 90
+    assert spent(late_mix(50, 80)) >= 50 * 80
+    assert spent(many_views(80)) >= 80 * 80 // 2
+    bounds = Bounds(program)
+    bounds._work = 400
+    with pytest.raises(OverflowBoundError, match="too many"):
+        bounds.derive()
+
+
+def test_numbers_too_large_to_be_of_use_are_not_carried_along():
+    for ops in (
+        [Op("affine", (i,), (2,), ((1 << 62,), 0)) for i in range(20)],
+        [Op("affine", (i,), (2,), ((1 << 62 if i else 0,), 1)) for i in range(20)],
+    ):
+        port = Port(0, "int8", -1, "x")
+        program = Program([Op("input", (), (2,), (0,)), *ops], [], [], [], [], [port], [])
+        bounds = Bounds(program)
+        seen = [n for var in range(21) for n in bounds.peeled(var)[1:]]
+        assert max(map(abs, seen)) <= LARGEST_BOUND
+
+
+def test_a_relation_that_is_no_sum_says_nothing_of_growth():
+    b = Builder()
+    y = advice(b, "limb", [confined(b)], (4,), 0, 16)
+    b.lookup(range_table(16), [y], y)
+    bounds = Bounds(built(b, [(0, "int8", 0)], y))
+    (relation,) = (r for r in bounds.relations if bounds.ops[r.var].kind == "limb")
+    sums = Sums(bounds.ops, GROWTH, lambda v: (0, 1), lambda n: (0, abs(n)), bounds.is_bit)
+    assert bounds._rest(relation, relation.var, sums) is None
+    assert bounds._rest(relation, relation.var, bounds.sums) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["aliases", "doublings", "one long sum", "one long relation", "one long relation of bounded"],
+)
 def test_the_cost_of_the_pass_is_linear(kind):
     """Steps of Python for 4,000 operations are at most 6 times those for 1,000."""
 
@@ -589,13 +985,15 @@ def test_the_cost_of_the_pass_is_linear(kind):
             ops += [Op("affine", (i,), (2,), ((2,), 1)) for i in range(n)]
             zeros = list(range(1, n + 1))
         else:
-            advised = kind == "one long relation"
+            advised = kind != "one long sum"
             each = [Op("limb" if advised else "alias", (0,), (2,), (0, 1) if advised else ())]
             ops += each * n
             ops.append(Op("affine", tuple(range(n + 1)), (2,), ((1,) * (n + 1), 0)))
             zeros = [n + 1]
-        port = Port(0, "int8", -1, "x")
-        return Program(ops, [], [], [], zeros, [port], [Port(0, "int8", -1, "")])
+        port, lookups, tables = Port(0, "int8", -1, "x"), [], []
+        if kind == "one long relation of bounded":
+            lookups, tables = [Lookup(0, (i,)) for i in range(1, n + 1)], [range_table(1)]
+        return Program(ops, [], tables, lookups, zeros, [port], [Port(0, "int8", -1, "")])
 
     def steps(n: int) -> int:
         count, made = 0, program(n)

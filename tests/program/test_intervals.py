@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zkjax.program.induction import kept_axis
 from zkjax.program.intervals import (
     GROWTH,
     INTERVALS,
@@ -68,6 +69,8 @@ def test_a_contraction_with_a_onehot_matrix_counts_one_entry_a_row():
     assert rule(op, [(0, 1), (5, 9)], (X, Y), ["onehot", "input"]) == (0, 9)
     assert rule(op, [(0, 1), (-9, -5)], (X, Y), ["onehot", "input"]) == (-9, 0)
     assert rule(op, [(0, 1), (5, 9)], (X, Y), ["input", "input"]) == (0, 36)
+    batch = Op("contract", (0, 1), (4, 3, 2), (((1, 0),), ()))
+    assert rule(batch, [(0, 1), (5, 9)], (X, Y), ["onehot", "input"]) == (0, 9)
     first = Op("contract", (0, 1), (4, 2), ((), ((0, 0),)))  # over the rows of the matrix
     assert rule(first, [(0, 1), (5, 9)], (X, (3, 2)), ["onehot", "input"]) == (0, 27)
 
@@ -113,8 +116,55 @@ def test_a_bit_chooses():
     values = {0: (10, 20), 1: (-5, 3), 2: (0, 1), 3: (7, 25), 4: (0, 25), 5: (0, 20)}
     assert sums(ops, values).affine(affine((1, 1), (4, 1))) == (-5, 20)
     assert sums(ops, values).affine(affine((5, 1), (2, -10))) == (0, 10)
+    growth = {0: (3, 1), 1: (1, 7), 2: (0, 1), 3: (9, 9), 4: (9, 9), 5: (9, 9)}
+    assert sums(ops, growth, GROWTH).affine(affine((1, 1), (4, 1))) == (3, 7)
+    # What else a bit is an operand of, as of a product of matrices, it does not choose.
+    ops += [Op("contract", (2, 0), (4, 4), ((), ((0, 0),))), Op("alias", (2,), X)]
+    values |= {6: (0, 60), 7: (0, 1)}
+    assert sums(ops, values).affine(affine((5, 1), (6, 1), (7, 1))) == (0, 81)
     known = values | {2: (0, 2)}  # no bit
     assert sums(ops, known).affine(affine((1, 1), (4, 1))) == (-5, 28)
+
+
+def test_what_a_bit_says_of_others():
+    """Of x, if the bit is x + c or c - x; not if it is a multiple of x or a sum."""
+    for coefficients, offset, expected in (
+        ((1,), 5, (-5, 16)),
+        ((-1,), 5, (5, 24)),
+        ((2,), 6, (-40, 60)),
+        ((1, 1), 5, (-40, 60)),
+    ):
+        bit = affine(*((v, c) for v, c in enumerate(coefficients)), offset=offset)
+        ops = [Op("input", (), X)] * 3 + [bit, Op("multiply", (3, 2), X)]
+        values = {0: (-40, 40), 1: (-40, 40), 2: (10, 20), 3: (0, 1), 4: (0, 20)}
+        assert sums(ops, values).affine(affine((0, 1), (4, 1))) == expected
+
+
+def test_few_bits_are_told_apart_and_in_short_sums():
+    """Each doubles the cost."""
+    count = 30
+    ops = [Op("input", (), X)] * 2 + [Op("nonnegative", (0,), X)] * count
+    ops += [Op("multiply", (2 + i, 1), X) for i in range(count)]
+    asked = 0
+
+    def value(var: int) -> tuple[int, int]:
+        nonlocal asked
+        asked += 1
+        if asked > 10_000:
+            raise RuntimeError("too many")
+        return (0, 1) if 2 <= var < 2 + count else (-5, 5)
+
+    def is_bit(var: int) -> bool:
+        return 2 <= var < 2 + count
+
+    apart = Sums(ops, INTERVALS, value, lambda n: (n, n), is_bit)
+    terms = {2 + count + i: 1 for i in range(count)}
+    assert apart.total(terms, 0) == (-5 * count, 5 * count)
+    # b x - x is 0 or -x; but in a long sum b x and x are apart.
+    long = {1: -1, 2 + count: 1} | {len(ops) + i: 1 for i in range(254)}
+    ops += [Op("input", (), X)] * 255
+    assert apart.total(long, 0) == (-5 * 255, 5 * 255)
+    assert apart.total(long | {len(ops) - 1: 1}, 0) == (-5 * 257, 5 * 257)
 
 
 def test_parts_that_are_apart_do_not_add_up():
@@ -128,6 +178,8 @@ def test_parts_that_are_apart_do_not_add_up():
     # With gaps, or with zeros along another axis too, there are zeros between.
     gaps = [*ops[:1], padded((0, 0), (2, 1), (2, 4), (3, 4)), *ops[2:]]
     assert sums(gaps, values).affine(affine((1, 1)))[0] == 0
+    late = [*ops[:1], padded((1, 0), shape=(3, 4))]  # zero before it alone
+    assert sums(late, values).affine(affine((1, 1))) == (0, 5)
     corner = [
         *ops[:1],
         padded((0, 0), (1, 1), (2, 4), (4, 6)),
@@ -142,3 +194,63 @@ def test_limits_and_intersections():
     assert intersection((0, 5), (3, 9)) == (3, 5) and intersection(None, (3, 9)) == (3, 9)
     assert intersection((0, 5), None) == (0, 5)
     assert intersection((0, 2), (3, 9)) == (0, 2)  # nothing satisfies both
+
+
+STEPPED = {
+    "broadcast a row": (Op("broadcast", (0,), (3, 4), ((0, 1), (1, 4))), ((1, 4),)),
+    "broadcast to rows": (Op("broadcast", (0,), (4, 4), ((1,), (4,))), ((4,),)),
+    "transpose a square": (Op("transpose", (0,), (3, 3), ((1, 0),)), ((3, 3),)),
+    "split": (Op("reshape", (0,), (2, 2, 3), ((4, 3),)), ((4, 3),)),
+    "moved past ones": (Op("reshape", (0,), (1, 3, 1, 4), (X,)), (X,)),
+    "slice of steps": (Op("slice", (0,), (2, 4), ((1, 0), (1, 1), X)), (X,)),
+    "sum of three": (Op("sum", (0,), (3, 3), ((1,), (3, 3, 3))), ((3, 3, 3),)),
+    "reverse backwards": (Op("shift", (0, 1), X, (True,)), ((4,), X)),
+    "contract from the left": (Op("contract", (0, 1), (3, 3), ((), ((0, 1),))), ((3, 3), (3, 3))),
+    "contract a square": (Op("contract", (0, 1), (3, 3), ((), ((1, 0),))), ((3, 3), (3, 3))),
+    "contract in crossed batches": (
+        Op("contract", (0, 1), (3, 3, 3), (((1, 0), (0, 2)), ((2, 1),))),
+        ((3, 3, 3, 3), (3, 3, 3)),
+    ),
+    "two batches, both free": (
+        Op("contract", (0, 1), (3, 3, 3, 3), (((2, 1),), ((0, 0),))),
+        ((3, 3, 3), (3, 3, 3, 3)),
+    ),
+    "affine": (Op("affine", (0, 1), X, ((1, -2), 3)), (X, X)),
+    "onehot": (Op("onehot", (0, 1), (3, 3, 3), (3,)), ((3, 3), (3, 3))),
+}
+
+
+def acts_alone(op: Op, shapes, operand: int, axis: int, kept: int, rng) -> bool:
+    """Whether positions of an axis of an operand reach the same ones of the result's axis only."""
+    largest = 1 if op.kind == "onehot" else 10**6
+    values = [rng.integers(0, largest + 1, s).astype(np.float64) for s in shapes]
+    if op.shape[kept] != shapes[operand][axis]:
+        return False
+    before = RULES[op.kind].evaluate(op, *values)
+    for position in range(op.shape[kept]):
+        changed = [v.copy() for v in values]
+        place = (slice(None),) * axis + (position,)
+        changed[operand][place] = largest - changed[operand][place]
+        differs = before != RULES[op.kind].evaluate(op, *changed)
+        if np.delete(differs, position, kept).any():
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", [*CASES, *STEPPED])
+def test_steps_are_followed_through_what_acts_on_each_by_itself(name, rng):
+    """The axis that is said to be kept is one, and where there is one it is found, if an operation
+    takes all of it: what only moves a part, or single entries, is not followed.
+    """
+    op, shapes = (CASES | STEPPED)[name]
+    for operand, shape in enumerate(shapes):
+        for axis in range(len(shape)):
+            kept = kept_axis(op, operand, axis, shapes)
+            every = range(len(op.shape))
+            alone = [k for k in every if acts_alone(op, shapes, operand, axis, k, rng)]
+            if op.kind == "shift" and operand == 1 and axis == 0:
+                assert kept == 0  # to the next step
+            elif shape[axis] > 1:
+                assert kept in alone or (kept is None and not alone)
+            else:
+                assert kept is None or op.shape[kept] == 1

@@ -14,15 +14,17 @@ import zkjax
 from soundness.cheating import bump, messages, prove, rejected, trace_call, variables
 from soundness.programs import SMALL
 from zkjax.argument import layout, logup
+from zkjax.argument.budget import Budget
 from zkjax.argument.entropy import SeededEntropy
 from zkjax.argument.transcript import ProverTranscript
-from zkjax.errors import VerificationError
+from zkjax.errors import StatementError, VerificationError
 from zkjax.field.scalar import Scalar
 from zkjax.program import lookups
 from zkjax.program.program import Program
 from zkjax.program.tables import Table
 from zkjax.program.trace import trace
 from zkjax.proof import Proof
+from zkjax.protocol import Setup
 from zkjax.verify import verify_statement
 
 # (3, 5) tensors leave padding on both axes; the product makes sumchecks, the rounding lookups.
@@ -576,6 +578,21 @@ def test_verify_compares_the_arguments():
             with pytest.raises(VerificationError) as caught:
                 check(*wrong, proof=proof)
             assert caught.value.check == "claims"
+    for wrong, said in (
+        ((x.commitment, y.commitment), "too few"),
+        ((x.commitment, y.commitment, scale, scale), "too many"),
+        ((x.commitment, y.commitment, [[1], [1, 2]]), "no array of integers"),
+    ):
+        with pytest.raises(StatementError, match=said):
+            check(*wrong, proof=proof)
+
+
+def test_a_proof_below_its_profile():
+    """Whatever the sizes of a proof add up to, the verifier asks for the bits of its profile."""
+    traced, _ = call()
+    _, proof = honest()
+    with mock.patch.object(Setup, "budget", lambda self, *_: Budget(self.profile, {"columns": 99})):
+        rejected(traced, proof, "soundness budget")
 
 
 def test_a_statement_with_another_name_is_another_statement():

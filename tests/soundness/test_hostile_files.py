@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,10 +22,13 @@ import pytest
 import zkjax
 from soundness.hostile import FILES, Cost, encoded, packed, taken_apart, verdict
 from soundness.test_malformed import files
-from zkjax.errors import StatementError
+from zkjax import work
+from zkjax.argument.party import Planner
+from zkjax.errors import StatementError, VerificationError
 from zkjax.program.ops import RULES, Op
 from zkjax.program.statement import FREE_BYTES, MAX_RATIO, Statement, decode_program
 from zkjax.proof import Claims, Commitment
+from zkjax.protocol import Setup
 
 SECONDS = 2.0  # more than the honest files
 PEAK = 100 << 20
@@ -346,7 +350,8 @@ def test_a_commitment_has_one_form():
                 continue
             with pytest.raises(StatementError):
                 Commitment.from_json(told)
-    for told in (None, [], "x", {}, {**honest, "more": 1}):
+    padded = {**honest, "shapes": [[3] * 21]}  # to 2^42 elements
+    for told in (None, [], "x", {}, {**honest, "more": 1}, padded):
         with pytest.raises(StatementError):
             Commitment.from_json(told)
 
@@ -410,6 +415,7 @@ def statement_edits() -> Iterator[tuple[str, dict, str]]:
     yield "an obligation of nothing", {"obligations": [[len(ops), 0, 1]]}, "of no variable"
     yield "lookups twice", {"lookups": [lookups[0], *lookups]}, "lookups are not in order"
     yield "a lookup of nothing", {"lookups": [[0, [len(ops)]]]}, "lookup of no variable"
+    yield "a lookup of more", {"lookups": [[0, [0, len(ops)]]]}, "lookup of no variable"
     yield "a lookup in nothing", {"lookups": [[len(tables), [0]]]}, "lookup in no table"
     yield "a wide lookup", {"lookups": [[0, [0, 0]]]}, "does not fit its table"
     yield "a wide table", {"tables": [["t", 1, 65]]}, "from 1 to 64"
@@ -437,6 +443,7 @@ def small_edits() -> Iterator[tuple[str, dict]]:
     yield "another shape", {"ops": [*ops[:2], ["constant", [], [1, 2], [0]], ops[3]]}
     yield "a constant without its operation", {"ops": [*ops[:2], ["alias", [0], [2], []], ops[3]]}
     yield "there is no such table", {"ops": [*ops[:3], ["lookup", [0], [2], [1, 1]]]}
+    yield "there is no such table", {"ops": [*ops[:3], ["locate", [0], [2], [1]]]}
     yield "there is no such column", {"ops": [*ops[:3], ["lookup", [0], [2], [0, 2]]]}
     yield "inputs do not come first", {"ops": [ops[0], ["alias", [0], [2], []], ops[1], *ops[2:]]}
     yield "4 to 5 things", {"inputs": [inputs[0][:3], inputs[1]]}
@@ -477,8 +484,13 @@ def test_edited_small_programs(monkeypatch):
 
 
 def test_the_beginning_of_a_statement_file(monkeypatch):
-    file = packed(encoded(small_program(), SMALL_INTEGERS))
+    raw = encoded(small_program(), SMALL_INTEGERS)
+    file = packed(raw)
     for wrong, said in (
+        *(
+            (file[:8] + size.to_bytes(8, "little") + file[16:], "truncated or extended")
+            for size in (len(raw) - 1, len(raw) + 1, len(raw) + 1000)
+        ),
         (b"ZKJXSTM2" + file[8:], "not a zkjax statement of this version"),
         (file[:47], "truncated or too large"),
         (file[:16] + bytes(32) + file[48:], "does not match its digest"),
@@ -547,6 +559,22 @@ def test_programs_that_cost_more_than_their_proof():
         statement, claims, proof = public_files(header)
         expected = REFUSED_FOR.get(name, "work")
         assert verdict(statement, claims.encode(), proof)[0] == expected, name
+
+
+def test_operations_and_relations_count_as_steps():
+    """Before anything is computed for them."""
+    statement, claims, _ = files()
+    setup = Setup(Statement.decode(statement), Claims.from_json(claims))
+    program = setup.program
+    relations = sum(len(r.vars) for r in program.lookups) + len(program.zeros)
+    steps = work.STEP * (len(program.ops) + relations)
+    assert relations
+    with mock.patch("zkjax.protocol.reduce_program"), mock.patch("zkjax.protocol.close"):
+        with mock.patch.object(Setup, "most_work", steps):
+            setup.reduce(Planner(2))
+        short = mock.patch.object(Setup, "most_work", steps - 1)
+        with short, pytest.raises(VerificationError, match="work"):
+            setup.reduce(Planner(2))
 
 
 def test_proofs_that_are_too_short():

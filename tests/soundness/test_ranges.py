@@ -20,11 +20,13 @@ from zkjax.argument.entropy import Entropy
 from zkjax.errors import ValueRangeError, VerificationError
 from zkjax.program.builder import Builder, power_of_two_spans
 from zkjax.program.dtypes import DTYPE_RANGES
+from zkjax.program.normal_form import normal_form
+from zkjax.program.program import Port
 from zkjax.proof import Commitment
 from zkjax.prove import prove_ranges
 from zkjax.ranges import range_statement
 from zkjax.seal import seal_arrays
-from zkjax.verify import verify_ranges
+from zkjax.verify import verify_ranges, verify_statement
 
 RNG = np.random.default_rng(5)
 W = RNG.integers(-(2**15), 2**15, size=(5, 12), dtype=np.int16)
@@ -114,6 +116,19 @@ def test_a_missing_range_proof(sealed, proved):
     refused("claims", zkjax.verify(product), bare, X, proof=proof)  # another statement
     with pytest.raises(VerificationError, match="has none"):
         verify_ranges(bare)
+
+
+def test_one_ranged_value_of_a_commitment_is_enough_to_ask_for_its_proof():
+    """A statement that no trace makes: the other value of the commitment is checked by itself."""
+    b = Builder()
+    x, y = (b.input(i, (4,), "int8", name) for i, name in enumerate("xy"))
+    b.input_range_check(y, "int8", "y")
+    ports = [Port(x, "int8", 0, "x", True), Port(y, "int8", 0, "y")]
+    statement = zkjax.Statement(normal_form(b, ports, [])[0])
+    sealed = zkjax.seal([np.arange(4, dtype=np.int8)] * 2)
+    commitment = replace(sealed.commitment, range_proof=b"")
+    claims = zkjax.Claims(statement.digest, "s100", {}, {}, [commitment], [])
+    refused("range proof", verify_statement, statement, zkjax.Proof(claims, bytes(1 << 20)))
 
 
 def test_the_range_proof_of_another_commitment(sealed):
@@ -224,8 +239,9 @@ def test_a_wide_public_output():
     value = zkjax.seal(x, openings=2)
     outputs, proof = zkjax.prove(scaled)(value)
     assert outputs.dtype == np.int64 and np.array_equal(outputs, x.astype(np.int64) << 15)
-    outside = replace(proof.claims, outputs={0: outputs + (1 << 53)})
-    with pytest.raises(VerificationError, match="out of range"):
-        zkjax.verify(zkjax.trace(scaled)(value))(value, proof=zkjax.Proof(outside, proof.body))
+    for by in (1 << 53, -(1 << 53)):
+        outside = replace(proof.claims, outputs={0: outputs + by})
+        with pytest.raises(VerificationError, match="out of range"):
+            zkjax.verify(zkjax.trace(scaled)(value))(value, proof=zkjax.Proof(outside, proof.body))
     with pytest.raises(zkjax.ZkjaxError, match="int64"):
         zkjax.prove(scaled, sealed_outputs=True)(value)

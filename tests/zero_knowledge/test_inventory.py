@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 import zkjax
 from zkjax import fixed
+from zkjax.argument.budget import PROFILES, queries_for
 from zkjax.argument.entropy import SeededEntropy
+from zkjax.protocol import Setup
 
 MASKED = {  # value - fresh pad
     "lookup root",
@@ -79,3 +82,12 @@ def test_a_commitment_hides():
     """The same data sealed twice has different roots; so have all commitments of two proofs."""
     x = np.array([1, 2], dtype=np.int8)
     assert zkjax.seal(x).commitment.root != zkjax.seal(x).commitment.root
+
+
+@pytest.mark.parametrize("counts", [(1, 0), (0, 1), (40, 40), (10**5, 10**5)])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_summands_of_a_product_mask_overlap_where_columns_are_opened(profile, counts):
+    """In W coefficients, no fewer than there are opened columns."""
+    setup = SimpleNamespace(profile=PROFILES[profile])
+    code = Setup.pad_code(setup, counts)
+    assert code.row >= queries_for(code, PROFILES[profile])

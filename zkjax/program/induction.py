@@ -264,7 +264,7 @@ def repeated(rate: Growth, steps: int) -> Growth:
     if factor == 1:
         return 1, rest * steps
     if steps > LARGEST.bit_length():
-        return LARGEST, LARGEST
+        return 2 * LARGEST, 2 * LARGEST
     power = factor**steps
     return power, rest * (power - 1) // (factor - 1)
 
