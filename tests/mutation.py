@@ -18,7 +18,7 @@ is run again. ``--tests`` tries some tests only, to kill quickly. ``--report`` w
 if there is one. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
 measures it again, for new tests too.
 
-Most mutants die within two seconds of tests. So a first pass gives each that much, and a second one,
+Most mutants die within two seconds of tests. So a first pass gives each that much, a second one,
 ``--again undecided --seconds 60``, gives more to those that nothing explains. The first takes two
 hours on two cores, so it is not part of the default run; one module takes minutes.
 """

@@ -112,7 +112,9 @@ def test_every_challenge_has_its_term(name):
     leaves += sum(1 << padded((t.rows,)) for t in program.tables)
     shapes = {program.shape(v) for v in [*program.zeros, *(p.var for p in program.outputs)]}
     depth = math.ceil(math.log2(leaves)) if leaves else 0
-    bits = max([0, *(len(program.ops[v].inputs) for v in variables(traced, "onehot"))])
+    bits = [program.ops[v].inputs for v in variables(traced, "onehot")]
+    rounds = [padded(program.shape(inputs[0])) for inputs in bits]
+    assert sum(rounds) == squeezes["onehot round"]
     setup = Setup(traced.statement, proof.claims)
     codes = {t.layout.code for t in setup.tableaux}
     planner = Planner(profile.kappa)
@@ -132,7 +134,7 @@ def test_every_challenge_has_its_term(name):
         "zero point": sum(padded(s) for s in shapes),
         "claim combiner": messages["claim"],
         "product round": 3 * squeezes["product round"],
-        "onehot round": (bits + 1) * squeezes["onehot round"],
+        "onehot round": sum((len(b) + 1) * n for b, n in zip(bits, rounds, strict=True)),
         "constraint combiner": constraints,
         "opening round": 2 * squeezes["opening round"],
         "row combiner": sum(c.length for c in codes),
