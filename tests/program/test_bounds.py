@@ -326,6 +326,24 @@ def test_public_values_stay_exact_in_float64():
             refused(program)
 
 
+@pytest.mark.parametrize("constant", [1, -1])
+def test_what_relations_say_of_public_values_does_not_make_them_smaller(constant):
+    """(2^53 + 1) k + m in {0, 1}, for an integer k in {0, 1}, says that k = 0. But a constant k
+    is 1 where m is 1 - 2^53: exactly that gives 2, and in float64 it gives 1.
+    """
+    large = 2**53 + 1
+    ops = [
+        Op("input", (), (2,), (0,)),
+        *(Op("constant", (), (2,), (i,)) for i in range(3)),
+        Op("affine", (3, 1, 2), (2,), ((constant * large, 1, 1), 0)),
+    ]
+    constants = [np.array([0, n]) for n in (-(2**52), 1 - 2**52, constant)]
+    ports = [Port(0, "int8", -1, "x")], [Port(4, "int64", -1, "")]
+    program = Program(ops, constants, [range_table(1)], [Lookup(0, (4,))], [], *ports)
+    require_well_formed(program)
+    refused(program, "a public value is larger")
+
+
 def test_constants_stay_exact_in_float64():
     for factor, fine in ((1, True), (3, False)):
         b = Builder()

@@ -72,18 +72,20 @@ def prove_bounds(program: Program) -> list[Value]:
         x = values[port.var]
         fits = x is not None and x[1] - low < P and high - x[0] < P
         require(fits, f"output {port.name or '0'} may wrap around the field", port.var)
-    _require_exact(program, values, require)
+    _require_exact(program, require)
     return values
 
 
-def _require_exact(program: Program, values: Sequence[Value], require) -> None:
+def _require_exact(program: Program, require) -> None:
     """Linear functions of public values are evaluated in float64 by both sides. How large they are
-    follows from types and constants alone: a relation about them is among what is evaluated.
+    follows from types and constants alone, not from proven bounds: a relation that confines them is
+    among what is evaluated, and might hold in float64 only.
     """
     largest = {p.var: magnitude(DTYPE_RANGES[p.dtype]) for p in program.inputs if not p.sealed}
     for var, op in enumerate(program.ops):
         if op.kind == "constant":
-            largest[var] = magnitude(values[var])
+            x = program.constants[op.params[0]]
+            largest[var] = magnitude((int(x.min(initial=0)), int(x.max(initial=0))))
         if RULES[op.kind].cls != "linear" or any(i not in largest for i in op.inputs):
             continue
         operands = [largest[i] for i in op.inputs]
