@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
-from zkjax._marks import MARKS, Between
+from zkjax._marks import MARKS, Between, Secret
 from zkjax.errors import OptionError, ZkjaxError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +73,8 @@ def checked(fn: F, unfit: tuple[type[Exception], ...] = UNFIT) -> F:
         except unfit as error:
             if "forward-mode" in str(error):  # JAX's, of how the function is differentiated
                 raise
-            given = ", ".join(f"{n} = {described(v)}" for n, v in bound.arguments.items())
+            told = ((n, _shown(v, hints().get(n))) for n, v in bound.arguments.items())
+            given = ", ".join(f"{n} = {text}" for n, text in told)
             raise OptionError(
                 f"{_name(fn)} does not take these arguments together: {error}; given are {given}"
             ) from error
@@ -107,6 +108,12 @@ def described(value: Any) -> str:
     return _a(type(value))
 
 
+def _shown(value: Any, wanted: Any) -> str:
+    """A value as messages show it; of a secret one the type alone."""
+    secret = any(isinstance(mark, Secret) for mark in typing.get_args(wanted))
+    return _a(type(value)) if secret else described(value)
+
+
 def _a(kind: type) -> str:
     name = kind.__name__
     spelled = name[:2].isupper()  # an SSLContext
@@ -117,7 +124,7 @@ def require(value: Any, wanted: Any, what: str) -> None:
     """OptionError unless a value is of an annotated type."""
     told = _refused(value, wanted)
     if told:
-        raise OptionError(f"{what} = {described(value)}; it is {told}")
+        raise OptionError(f"{what} = {_shown(value, wanted)}; it is {told}")
 
 
 def _refused(value: Any, wanted: Any) -> str:

@@ -44,6 +44,10 @@ class Itself:
     """What the function checks itself, by a sentence of its own."""
 
 
+class Secret:
+    """What no message shows."""
+
+
 class RandomKey:
     """A key of ``jax.random``."""
 

@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from zkjax._arguments import checked
 from zkjax._callable import make_callable
+from zkjax._marks import Secret
 from zkjax.argument import merkle
 from zkjax.argument.budget import profile_named
 from zkjax.argument.entropy import Entropy
@@ -119,7 +120,12 @@ class Sealed:
     @classmethod
     @checked
     def from_secrets(
-        cls, tree: Any, commitment: Commitment, secrets: bytes, *, folder: str | Path | None = None
+        cls,
+        tree: Any,
+        commitment: Commitment,
+        secrets: Annotated[bytes, Secret()],
+        *,
+        folder: str | Path | None = None,
     ) -> Sealed:
         """The sealed value of a known pytree, from what ``share`` gave; one opening.
 

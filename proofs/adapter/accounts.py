@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from zkjax import state, wire
 from zkjax._arguments import checked, typed
-from zkjax._marks import Between, NewPath
+from zkjax._marks import Between, NewPath, Secret
 from zkjax.errors import OptionError, SessionError, StatementError
 from zkjax.models.config import Checked
 from zkjax.proofs.adapter.leakage import Asking, Leakage
@@ -126,7 +126,7 @@ class Users:
     """
 
     @typed
-    def __init__(self, path: NewPath | None = None, shared: str | None = None):
+    def __init__(self, path: NewPath | None = None, shared: Annotated[str | None, Secret()] = None):
         self._path = None if path is None else Path(path)
         self._mark, self.shared = None, shared is not None
         self._grants = {} if shared is None else {"everybody": Grant(_digest(shared))}

@@ -22,7 +22,7 @@ import websockets
 from websockets.asyncio import server as ws_server
 
 from zkjax._arguments import typed
-from zkjax._marks import Between, NewPath
+from zkjax._marks import Between, NewPath, Secret
 from zkjax.errors import SessionError, ZkjaxError
 from zkjax.proofs.adapter.accounts import Account, Users
 from zkjax.proofs.adapter.contributor import Contributor
@@ -310,7 +310,7 @@ def _failed(error: Exception) -> str:
 @contextlib.asynccontextmanager
 async def serving(
     contributor: Contributor | Mapping[str, Contributor],
-    users: str | Users | Mapping[str, str | Users],
+    users: Annotated[str | Users | Mapping[str, str | Users], Secret()],
     tls: ssl.SSLContext,
     *,
     host: str = "127.0.0.1",

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Coroutine
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import websockets
 from websockets.asyncio import client as ws_client
 
 from zkjax._arguments import typed
+from zkjax._marks import Itself
 from zkjax.errors import SessionError
 from zkjax.proofs.adapter.credentials import read_certificate, usable_token
 from zkjax.proofs.adapter.record import Limits
@@ -102,7 +103,11 @@ class WebSocketChannel:
 
 @typed
 def connect(
-    url: str, token: str, *, ca: str | Path | None = None, limits: Limits | None = None
+    url: str,
+    token: Annotated[str, Itself()],
+    *,
+    ca: str | Path | None = None,
+    limits: Limits | None = None,
 ) -> WebSocketChannel:
     """A channel to ``wss://host:port``, or ``wss://host:port/name`` where several are served.
 

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from arguments import FOLDER, Calls, Example, new_path, saved
 
+import zkjax
 from adapter.common import CONFIG, LAYERS, committed, contributor, weights
 from zkjax.errors import SessionError
 from zkjax.models.config import LoraConfig
 from zkjax.models.peft import save_adapter
 from zkjax.models.registry import parameter_shapes
 from zkjax.proofs import adapter
-from zkjax.proofs.adapter.accounts import Grant, grant
+from zkjax.proofs.adapter.accounts import Grant, Users, grant
 from zkjax.proofs.adapter.credentials import make_certificate, make_token, server_context
 from zkjax.proofs.adapter.inference import Inference, Part
 from zkjax.proofs.adapter.manifest import Manifest
@@ -210,3 +211,18 @@ def test_the_good_call_is_good(name):
 @pytest.mark.parametrize(("name", "parameter"), CALLS.cases)
 def test_bad_values_are_refused_by_a_sentence(name, parameter):
     CALLS.require_refusals(name, parameter)
+
+
+@pytest.mark.parametrize("secret", [b"token-of-nobody-else", 12345678901234])
+def test_secrets_of_a_wrong_type_are_not_shown(secret):
+    """Messages go to logs."""
+    for call in (
+        lambda: Users(shared=secret),
+        lambda: adapter.serving({}, secret, None),
+        lambda: adapter.connect("wss://127.0.0.1:1", secret),
+        lambda: zkjax.Sealed.from_secrets(1, None, str(secret)),
+        lambda: zkjax.Sealed.from_secrets(1, zkjax.seal(np.int8([1])).commitment, str(secret)),
+    ):
+        with pytest.raises(zkjax.ZkjaxError) as caught:
+            call()
+        assert str(secret)[2:12] not in str(caught.value)

@@ -509,7 +509,7 @@ def test_an_oversize_frame_from_the_user(serve):
         channel.send(bytes(2 << 20))
         channel.receive(PATIENCE)
     channel.close()
-    server.reported("ended (disconnected)")
+    server.reported("ended (message too big)")
     server.serves()
 
 
@@ -519,7 +519,7 @@ def test_an_oversize_frame_in_fragments(serve):
     with server.raw() as raw, pytest.raises(websockets.ConnectionClosed):
         raw.send(bytes(1 << 16) for _ in range(64))
         raw.recv(PATIENCE)
-    server.reported("ended (disconnected)")
+    server.reported("ended (message too big)")
     server.serves()
 
 
