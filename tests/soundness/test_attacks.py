@@ -121,7 +121,9 @@ def test_a_multiplicity_moved_to_another_row():
 def test_a_product_off_by_one():
     """The elementwise product is wrong in one entry, all that follows is honest."""
     traced, args = call()
-    for var in variables(traced, "multiply"):
+    products = variables(traced, "multiply")
+    assert products
+    for var in products:
         _, proof = prove(traced, args, {var: bump(7)})
         rejected(traced, proof, "linear test")
 
