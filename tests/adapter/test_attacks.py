@@ -348,7 +348,9 @@ BAD_MANIFESTS = {
     "a size as true": with_targets([24, 16], [16, 16], [16, True]),
     "a huge size": with_targets([1 << 20, 16], [16, 16], [16, 8]),
     "inputs that differ, committed": with_targets([24, 16], [16, 16], [8, 8]),
-    "three sizes": with_manifest(targets={"q_proj": [16, 16, 1], "v_proj": [16, 8]}),
+    "three sizes": with_manifest(
+        targets={"down_proj": [24, 16], "q_proj": [16, 16, 1], "v_proj": [16, 8]}
+    ),
     "another rank": with_manifest(r=3),
     "a rank above a layer's size": with_targets([24, 16], [16, 16], [16, 8], 9),
     "rank 0": with_manifest(r=0),
