@@ -38,5 +38,5 @@ def test_a_dry_run_refuses_what_a_proof_refuses():
     x[0, 0] = 2**15 - 1
     with pytest.raises(ValueRangeError, match=r"fixed\.round"):
         zkjax.check(fn)(x, np.full((8, 8), 2**15 - 1, np.int16))
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match="s99"):
         zkjax.check(fn, profile="s99")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from adapter.common import unchecked_prove
 from adapter.test_network import Loop, tls_of
 from zkjax._compat import x64
 from zkjax.cli.base import load_base
@@ -162,7 +163,12 @@ def test_a_changed_adapter_is_rejected():
     with it.session(honest) as session:
         logits = session.score(TOKENS[:, :-1])
         assert np.array_equal(logits, it.local(other)) and (logits != it.local()).any()
-        with pytest.raises((VerificationError, SessionError)):
+        with pytest.raises(SessionError, match="internal: the answers are not what the statement"):
+            session.finish()
+    lying = mock.patch.object(Contributor, "prove", unchecked_prove)
+    with it.session(honest) as session, lying:
+        session.score(TOKENS[:, :-1])
+        with pytest.raises(VerificationError, match="linear test: alice"):
             session.finish()
 
 
@@ -224,12 +230,12 @@ def test_a_sealed_inference_in_other_formats_or_on_another_base(sealed):
     shifted = it.formats.sites["mixed"]._replace(forward_shifts=(0, 1))
     swapped = replace(it.formats, sites={**it.formats.sites, "mixed": shifted})
     for wrong in (formats, swapped, None):
-        with pytest.raises(VerificationError):
+        with pytest.raises(VerificationError, match="merkle path"):
             verify_inference(replace(given, formats=wrong))
     with pytest.raises(SessionError, match="base model"):
         verify_inference(given, digest="22" * 32)
     base = {**it.base, "wpe": it.base["wpe"] + (np.arange(32 * 20) == 7).reshape(32, 20)}
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match="merkle path"):
         verify_inference(replace(given, base=jax.tree.map(np.int16, base)))
 
 

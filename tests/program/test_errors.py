@@ -161,10 +161,12 @@ def test_arguments_may_be_given_by_name():
     assert zkjax.provable(fn)(y=y, x=x) == 6
     statement = zkjax.trace(fn)(sealed, y)
     assert len(repr(statement)) < 80
-    for call in (
-        lambda: zkjax.prove(fn)(sealed, z=y),
-        lambda: zkjax.provable(scaled)(x, by=x),
-        lambda: zkjax.verify(statement)(sealed.commitment, y=y, proof=proof),
-    ):
-        with pytest.raises(errors.OptionError):
+    for said, call in {
+        "missing a required argument: 'y'": lambda: zkjax.prove(fn)(sealed, z=y),
+        "by can't be given in order": lambda: zkjax.provable(scaled)(x, by=x),
+        "the arguments of a statement have no names": lambda: zkjax.verify(statement)(
+            sealed.commitment, y=y, proof=proof
+        ),
+    }.items():
+        with pytest.raises(errors.OptionError, match=said):
             call()

@@ -9,6 +9,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from foreseen import foreseen
 
 import zkjax
 from soundness.cheating import bump, messages, prove, rejected, trace_call, variables
@@ -16,10 +17,10 @@ from soundness.programs import SMALL
 from zkjax.argument import layout, logup
 from zkjax.argument.budget import Budget
 from zkjax.argument.entropy import SeededEntropy
+from zkjax.argument.party import Party
 from zkjax.argument.transcript import ProverTranscript
 from zkjax.errors import StatementError, VerificationError
 from zkjax.field.scalar import Scalar
-from zkjax.program import lookups
 from zkjax.program.program import Program
 from zkjax.program.tables import Table
 from zkjax.program.trace import trace
@@ -121,7 +122,9 @@ def test_a_multiplicity_moved_to_another_row():
 def test_a_product_off_by_one():
     """The elementwise product is wrong in one entry, all that follows is honest."""
     traced, args = call()
-    for var in variables(traced, "multiply"):
+    products = variables(traced, "multiply")
+    assert products
+    for var in products:
         _, proof = prove(traced, args, {var: bump(7)})
         rejected(traced, proof, "linear test")
 
@@ -151,19 +154,23 @@ def test_a_sealed_output_that_is_not_the_computed_one():
 
 
 def test_a_lookup_denominator_of_zero():
-    """A zero leaf makes the root denominator zero, so any numerator would do; it has no inverse."""
+    """With challenges of one, row 0 of the first table and who looks it up are zero leaves: the
+    root is 0 / 0 whatever else is looked up. Only that it has no inverse stops a wrong value.
+    """
     traced, args = call()
-    honest_leaves = lookups.leaves
+    (rounding,) = variables(traced, "round")
+    require = Party.require_zero
 
-    def leaves(self, *rest):
-        numerators, denominators = honest_leaves(self, *rest)
-        denominators = denominators.copy()
-        denominators[:, :2] = 0
-        return numerators, denominators
+    def all_but_one(self, expression, name):
+        if name != "lookup denominator is zero":
+            require(self, expression, name)
 
-    with mock.patch.object(lookups, "leaves", leaves):
-        _, proof = prove(traced, args)
-    rejected(traced, proof, "linear test")
+    with foreseen("lookup challenge", "one"):
+        _, proof = prove(traced, args, {rounding: bump(14)})
+        rejected(traced, proof, "linear test")
+        with mock.patch.object(Party, "require_zero", all_but_one):
+            _, proof = prove(traced, args, {rounding: bump(14)})
+            verify_statement(traced.statement, proof)
 
 
 def test_a_wrong_inverse_of_the_root():

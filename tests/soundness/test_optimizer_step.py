@@ -85,7 +85,9 @@ def test_a_changed_row_or_ratio():
 def test_a_changed_update():
     """The last roundings are those of updates."""
     traced, args, _, _ = honest()
-    for var in variables(traced, "round")[-2:]:
+    updates = variables(traced, "round")[-2:]
+    assert len(updates) == 2
+    for var in updates:
         _, proof = prove(traced, args, {var: bump()})
         rejected(traced, proof, "linear test")
 
@@ -105,7 +107,7 @@ def test_hyperparameters_of_another_step():
     step, commitments = training(ADAMW)[0], [a.commitment for a in args[:-1]]
     verify = zkjax.verify(step, sealed_outputs=SEALED)
     verify(*commitments, hyperparameters(ADAMW, 0), proof=proof)
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match="claims: the public input 4"):
         verify(*commitments, hyperparameters(ADAMW, 1), proof=proof)
     numbers = {i: x + x.dtype.type(1) for i, x in proof.claims.inputs.items()}
     assert len(numbers) == 3

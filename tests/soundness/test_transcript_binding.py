@@ -153,8 +153,9 @@ def assert_all_later_differ(proof: Proof, before: int) -> None:
     """The first ``before`` challenges agree with the honest run, all later ones differ."""
     mine, theirs = challenges(recorded(proof)), challenges(honest_events())
     assert mine[:before] == theirs[:before]
-    assert len(mine) > before
-    for (kind, a), (other, b) in zip(mine[before:], theirs[before:], strict=False):
+    assert len(theirs) >= len(mine) > before
+    assert all(kind == "columns 0" for kind, _ in theirs[len(mine) :])  # the first are refused
+    for (kind, a), (other, b) in zip(mine[before:], theirs[before : len(mine)], strict=True):
         assert kind == other and a != b, kind
 
 

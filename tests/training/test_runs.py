@@ -193,6 +193,7 @@ def test_facts_are_read_strictly():
     facts = Facts.decode(good, "run.json")
     assert facts.encode() == good and facts.model == model_digest(*demo_model())
     raw = json.loads(good)
+    assert (json.dumps(raw, indent=1) + "\n").encode() == good
     for wrong in (
         {**raw, "more": 1},
         {k: v for k, v in raw.items() if k != "batch"},

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from soundness.cheating import messages, trace_call
 
 import zkjax
 from zkjax import fixed
@@ -82,6 +83,14 @@ def test_a_commitment_hides():
     """The same data sealed twice has different roots; so have all commitments of two proofs."""
     x = np.array([1, 2], dtype=np.int8)
     assert zkjax.seal(x).commitment.root != zkjax.seal(x).commitment.root
+    sealed = zkjax.seal(np.array([[3, -7, 11], [2, 90, 1]], dtype=np.int8), openings=2)
+    traced, roots = trace_call(everything, (sealed,)), []
+    for _ in range(2):
+        _, proof = zkjax.prove(everything)(sealed)
+        told = [m for m in messages(traced, proof) if m[0] in ROOTS]
+        assert {kind for kind, _, _ in told} == ROOTS
+        roots += [proof.body[start : start + size] for _, start, size in told]
+    assert len(set(roots)) == len(roots)
 
 
 @pytest.mark.parametrize("counts", [(1, 0), (0, 1), (40, 40), (10**5, 10**5)])
