@@ -247,10 +247,11 @@ class Server:
             data = word.result()  # or ConnectionClosed
             return session.interrupt(data if isinstance(data, bytes) else b"")
         finally:
-            if waited:
+            error = session.error
+            if waited and error is None:
                 self._faults.pop((served.name, name), None)
-            elif session.error is None:
-                self._fault(served, name)
+            elif not waited and (error is None or error.check not in FAULTS):
+                self._fault(served, name)  # a refusal by the user is a way to leave, too
             if not proof.done():
                 session.close()
             for task in (proof, word):

@@ -282,3 +282,35 @@ def test_who_was_refused_a_frame_waits_longer(tmp_path, certificates, sent):  # 
         with mock.patch.object(server_module, "FAULT_SECONDS", 1000.0):
             begin("alice")
     assert began == ["alice"]
+
+
+def test_who_refuses_its_own_proof_has_left_it(tmp_path, certificates):  # noqa: F811
+    """A refusal while the proof is made is no way around the wait."""
+    tokens = {n: granted(tmp_path, n) for n in ("alice", "bob")}
+    owner, began, gate = contributor(), [], threading.Event()
+    owner.progress = lambda phase: gate.wait(PATIENCE)
+
+    def begin(name: str) -> Peer:
+        peer = Peer(server.channel(tokens[name]), name)
+        began.append(name)
+        return peer
+
+    with (
+        Server(owner, certificates["server"], of(tmp_path)) as server,
+        mock.patch.object(server_module, "FAULT_SECONDS", 1.0),
+    ):
+        peer = begin("alice")
+        drive(peer)
+        finish_raw(peer)
+        time.sleep(0.5)
+        refusal = frames.Refusal("refused", "not wanted any more")
+        peer.channel.send(frames.encode(refusal, peer._sent + 1))
+        server.reported("ended (")
+        gate.set()
+        began.clear()
+        alice = threading.Thread(target=begin, args=("alice",))
+        alice.start()
+        time.sleep(0.3)
+        begin("bob")
+        alice.join(PATIENCE)
+    assert began == ["bob", "alice"]
