@@ -114,7 +114,7 @@ class Setup:
         if not program.lookups:
             return 0, 0
         leaves = sum(1 << padded_log(program.shape(r.vars[0])) for r in program.lookups)
-        leaves += sum(1 << max(t.rows - 1, 0).bit_length() for t in program.tables)
+        leaves += sum(1 << (t.rows - 1).bit_length() for t in program.tables)
         return leaves, max(t.width for t in program.tables)
 
     @property

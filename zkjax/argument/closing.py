@@ -55,12 +55,10 @@ def close(party: Party, tableaux: Sequence[Committed]) -> LinearStatement:
         power = power * alpha
         roots.append((expression, power))
     claims: Claims = {}
-    parts = []
     for leaf, coefficient in party.tape.gradient(roots).items():
         if isinstance(leaf, Functional) and coefficient:
             claims.setdefault(leaf.tensor, []).append((coefficient, leaf.weights))
-            parts.append((party.functional(leaf.tensor, leaf.weights), coefficient))
-    claim = party.tape.combine([*parts, *((e, -c) for e, c in roots)])
+    claim = party.tape.combine([(e, -c) for e, c in roots])
     slots = [(i, slot) for i, t in enumerate(tableaux) for slot in t.layout.slots]
     num_vars = max((slot.log for _, slot in slots), default=0)
     provers = []

@@ -70,10 +70,8 @@ class Layout:
             if log < w:
                 small.append(index)
                 continue
-            logs = axis_logs(shape)
             # Only the leading axis can leave whole rows empty.
-            inner = log - (logs[0] if logs else 0)
-            used = (shape[0] << inner) if shape else 1
+            used = shape[0] << (log - axis_logs(shape)[0])
             rows = -(-used // self.code.row)
             slots.append(Slot(row, rows, log, ((index, 0),)))
             row += rows

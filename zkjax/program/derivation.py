@@ -253,7 +253,7 @@ class Bounds:
         """Visit variables in the order of their dependencies; loops by induction."""
         for component in components(variables, dependencies):
             self.spend(len(component))
-            if len(component) == 1 and component[0] not in dependencies(component[0]):
+            if len(component) == 1:
                 self.visit(component[0])
             else:
                 Loop(self, component, dependencies).solve()

@@ -262,7 +262,7 @@ def chosen_by_onehot(op: Op, shapes: Sequence[Shape], kinds: Sequence[str]) -> i
     """Which operand a contraction takes entries of, if the other one is a onehot matrix and it sums
     over its rows alone: every result is then an entry, or zero.
     """
-    if op.kind != "contract" or len(op.params[1]) != 1:
+    if len(op.params[1]) != 1:
         return None
     for side in (0, 1):
         if kinds[side] == "onehot" and op.params[1][0][side] == len(shapes[side]) - 1:

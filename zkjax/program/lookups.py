@@ -26,7 +26,7 @@ def reduce_lookups(resolver: Resolver, grinding: int) -> None:
         return
     program, party, kappa = resolver.program, resolver.party, resolver.kappa
     blocks = [padded_log(program.shape(r.vars[0])) for r in program.lookups]
-    blocks += [max(t.rows - 1, 0).bit_length() for t in program.tables]
+    blocks += [(t.rows - 1).bit_length() for t in program.tables]
     slots, log_size = logup.layout(blocks)
     party.grind(grinding)
     alpha, beta = party.challenges("lookup challenge", 2)

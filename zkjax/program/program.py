@@ -172,7 +172,7 @@ class Program:
             table = self.tables[lookup.table]
             key = values[lookup.vars[0]]
             low, high = int(table.columns[0][0]), int(table.columns[0][-1])
-            if key.size and (key.min() < low or key.max() > high):
+            if key.min() < low or key.max() > high:
                 raise ValueRangeError(
                     f"{self.where(lookup.vars[0])}: value out of range: the check allows "
                     f"[{low}, {high}] and saw [{int(key.min())}, {int(key.max())}] (units of the "

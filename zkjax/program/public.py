@@ -77,5 +77,4 @@ class PublicValues:
             else:
                 operands = [self._values[i] for i in op.inputs]
                 self._values[v] = RULES[op.kind].evaluate(op, *operands)
-            stack.pop()
         return self._values.get(var, NOTHING)

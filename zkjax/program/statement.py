@@ -134,7 +134,7 @@ class Statement:
             raw = unpack.decompress(data[FIXED:], size + 1)  # 0 would stand for no limit
         except zlib.error as error:
             raise StatementError(f"the statement file is malformed ({error})") from error
-        if len(raw) != size or unpack.unconsumed_tail or not unpack.eof or unpack.unused_data:
+        if len(raw) != size or not unpack.eof or unpack.unused_data:
             raise StatementError("the statement file is truncated or extended")
         if hashlib.blake2s(raw, person=b"zkj.stmt").digest() != data[16:FIXED]:
             raise StatementError("the statement file does not match its digest")
@@ -178,7 +178,7 @@ def decode_program(raw: bytes) -> Program:
     canonical.
     """
     length = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or length > len(raw) - 8:
+    if length > len(raw) - 8:
         raise StatementError("the statement file is truncated")
     where = "the header of the statement"
     header = _read_header(parse(raw[8 : 8 + length], where, MAX_HEADER), where)
