@@ -67,7 +67,17 @@ SOURCES = (
     *(f"zkjax/{n}.py" for n in ("digests", "files", "proof", "protocol", "prove", "ranges")),
     *(
         f"zkjax/{n}.py"
-        for n in ("drafts", "openings", "provable", "seal", "state", "verify", "wire", "work")
+        for n in (
+            "drafts",
+            "openings",
+            "provable",
+            "seal",
+            "sealed",
+            "state",
+            "verify",
+            "wire",
+            "work",
+        )
     ),
 )
 NARROW = (  # run by the prover alone, or when a function is written or traced: see mutants.py
@@ -246,17 +256,26 @@ def explanations() -> dict[str, str]:
     return json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
 
 
+def keys(mutant: Mutant) -> tuple[str, str, str]:
+    """What an explanation of a mutant stands under: its change, its function or its file."""
+    unit = f"{mutant.path}:{mutant.unit}"
+    return f"{unit}: {mutant.change}", unit, mutant.path
+
+
 def reason(explained: dict, mutant: Mutant) -> str:
-    """Why a survivor is none to kill, by its change, its function or its file."""
-    keys = (f"{mutant.path}:{mutant.unit}: {mutant.change}", f"{mutant.path}:{mutant.unit}")
-    return next((explained[k] for k in (*keys, mutant.path) if k in explained), "")
+    """Why a survivor is none to kill."""
+    return next((explained[k] for k in keys(mutant) if k in explained), "")
 
 
 def report(every: list[Mutant], known: dict[str, dict]) -> None:
-    """Write the table of files and the list of survivors; forget verdicts on what is no more."""
+    """Write the table of files and the list of survivors; forget verdicts on what is no more, and
+    name explanations of it.
+    """
     lasting = [json.dumps(known[m.name]) for m in every if m.name in known]
     RESULTS.write_text("".join(line + "\n" for line in lasting))
     explained = explanations()
+    for key in explained.keys() - {k for mutant in every for k in keys(mutant)}:
+        print(f"explains no mutant: {key}")
     counts: dict[str, Counter] = defaultdict(Counter)
     for mutant in every:
         counts[mutant.path][known.get(mutant.name, {}).get("verdict", "not run")] += 1

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from zkjax.proof import Claims, Commitment, Proof
     from zkjax.provable import provable
     from zkjax.prove import prove
-    from zkjax.seal import Sealed, seal
+    from zkjax.seal import seal
+    from zkjax.sealed import Sealed
     from zkjax.verify import verify
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ _HOMES = {
     "Commitment": "zkjax.proof",
     "Private": "zkjax.program.trace",
     "Proof": "zkjax.proof",
-    "Sealed": "zkjax.seal",
+    "Sealed": "zkjax.sealed",
     "Statement": "zkjax.program.statement",
     "enable_kernel_cache": "zkjax._compat",
     "VerificationError": "zkjax.errors",

@@ -34,7 +34,7 @@ from zkjax.proof import Claims, Commitment
 from zkjax.protocol import Setup, pad_rows
 from zkjax.provable import provable
 from zkjax.prove import prove
-from zkjax.seal import DEFAULT_OPENINGS, Sealed
+from zkjax.sealed import DEFAULT_OPENINGS, Sealed
 
 # Measured on the programs of docs/measured.md: bytes of memory for a leaf of the lookup tree, not
 # counting padding, for a value of the program and for a committed element; seconds of a leaf and of

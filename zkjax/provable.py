@@ -18,7 +18,7 @@ from zkjax.errors import OptionError
 from zkjax.fixed.rounding import current_cotangent_format
 from zkjax.program.recording import Limit, record_extremes
 from zkjax.program.trace import argument_leaves, being_traced, jaxpr_of
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 
 REMEMBERED = 16  # compiled functions a provable one keeps, for different shapes
 

@@ -31,7 +31,7 @@ from zkjax.progress import Course, Progress
 from zkjax.proof import MAX_OPENINGS, VERSION, Claims, Proof
 from zkjax.protocol import Setup, make_groups
 from zkjax.ranges import range_claims, range_statement
-from zkjax.seal import DEFAULT_OPENINGS, Sealed, immutable, seal_arrays
+from zkjax.sealed import DEFAULT_OPENINGS, Sealed, immutable, seal_arrays
 
 # Seconds of each stage of a proof, for a guess of the time left; refined when its sizes are known.
 STAGES = {

@@ -42,7 +42,7 @@ from zkjax.proofs.adapter.statement import (
 )
 from zkjax.proofs.calibration import Calibration
 from zkjax.proofs.finetune import LOSS_FRACTION, Weights, stored_like
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 from zkjax.verify import require_profile, verify_statement
 
 __all__ = ["Inference", "prove_inference", "verify_inference"]

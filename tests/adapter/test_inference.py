@@ -49,7 +49,7 @@ from zkjax.proofs.adapter.leakage import Leakage
 from zkjax.proofs.adapter.peer import Peer
 from zkjax.proofs.adapter.statement import make_deltas
 from zkjax.proofs.finetune import FineTuning, bind, make_loss
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 
 CONFIG = LlamaConfig(
     vocab_size=32,

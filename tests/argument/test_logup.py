@@ -43,12 +43,12 @@ def fraction_sum(numerators, denominators, kappa: int):
     "logs", [[0], [3], [1, 4, 2], [2, 2, 2], [0, 0, 0, 5], [3, 0, 3, 1, 1], [16, 4]]
 )
 def test_layout(logs):
-    slots, log_size = logup.layout(logs)
-    assert [s.log for s in slots] == logs
-    ranges = sorted((s.offset, s.offset + (1 << s.log)) for s in slots)
+    blocks, log_size = logup.place_blocks(logs)
+    assert [s.log for s in blocks] == logs
+    ranges = sorted((s.offset, s.offset + (1 << s.log)) for s in blocks)
     assert ranges[0][0] == 0
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
-    assert all(s.offset % (1 << s.log) == 0 for s in slots)
+    assert all(s.offset % (1 << s.log) == 0 for s in blocks)
     assert ranges[-1][1] <= 1 << log_size
     assert log_size == 1 or ranges[-1][1] > 1 << (log_size - 1)
 
@@ -90,7 +90,7 @@ def test_large_layers_on_the_device(rng):
 
 
 @kappas
-def test_eq_at_and_slot_weight(kappa, rng):
+def test_eq_at_and_block_weight(kappa, rng):
     a, b = (elements(random_field(rng, (kappa, 3))) for _ in range(2))
     one = embed(1, kappa)
     expected = e_mul(
@@ -102,11 +102,11 @@ def test_eq_at_and_slot_weight(kappa, rng):
     points = [[Scalar(x) for x in p] for p in (a, b)]
     assert logup.eq_at(*points, kappa).coefficients == expected
     for log in range(4):
-        for block in range(1 << (3 - log)):
-            bits = [(block >> (2 - log - i)) & 1 for i in range(3 - log)]
+        for index in range(1 << (3 - log)):
+            bits = [(index >> (2 - log - i)) & 1 for i in range(3 - log)]
             weight = eq_weight(a[: 3 - log], bits, kappa)
-            slot = logup.Slot(block << log, log)
-            assert logup.slot_weight(slot, points[0], kappa).coefficients == weight
+            block = logup.Block(index << log, log)
+            assert logup.block_weight(block, points[0], kappa).coefficients == weight
 
 
 @kappas
@@ -150,12 +150,12 @@ class Instance:
             )
         )
         logs = [(len(n) - 1).bit_length() for n, _ in blocks]
-        slots, self.log_size = logup.layout(logs)
+        placed, self.log_size = logup.place_blocks(logs)
         size = 1 << self.log_size
         self.numerators = [embed(0, kappa)] * size
         self.denominators = [embed(1, kappa)] * size
-        for slot, (n, f) in zip(slots, blocks, strict=True):
-            where = slice(slot.offset, slot.offset + len(n))
+        for block, (n, f) in zip(placed, blocks, strict=True):
+            where = slice(block.offset, block.offset + len(n))
             self.numerators[where] = n
             self.denominators[where] = [e_sub(self.alpha, x) for x in f]
 

@@ -19,7 +19,7 @@ from zkjax.program.trace import Traced, trace_call
 from zkjax.progress import Course
 from zkjax.proof import Proof
 from zkjax.prove import prove_traced
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 from zkjax.verify import verify_statement
 
 Change = Callable[[np.ndarray], np.ndarray]

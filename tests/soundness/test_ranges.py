@@ -25,7 +25,7 @@ from zkjax.program.program import Port
 from zkjax.proof import Commitment
 from zkjax.prove import prove_ranges
 from zkjax.ranges import range_statement
-from zkjax.seal import seal_arrays
+from zkjax.sealed import seal_arrays
 from zkjax.verify import verify_ranges, verify_statement
 
 RNG = np.random.default_rng(5)

@@ -22,7 +22,7 @@ from zkjax.proofs.training.report import write_report
 from zkjax.proofs.training.settings import Facts, make_settings, read_settings
 from zkjax.proofs.training.statement import StepStatement
 from zkjax.proofs.training.verification import verify_run
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 
 
 def base_of(name: str) -> str | None:

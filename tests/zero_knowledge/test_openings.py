@@ -18,7 +18,7 @@ import pytest
 
 import zkjax
 from zkjax import Sealed, openings
-from zkjax import seal as seal_module
+from zkjax import sealed as sealed_module
 from zkjax.argument import opening, opening_prover
 from zkjax.argument.budget import PROFILES, queries_for
 from zkjax.argument.transcript import ProverTranscript
@@ -39,7 +39,7 @@ def refused_before_anything_is_written(sealed) -> None:
     """``prove`` raises SealError; not one byte of a proof has been written, not one column read."""
     with (
         mock.patch.object(ProverTranscript, "write") as write,
-        mock.patch.object(seal_module.Tableau, "columns") as columns,
+        mock.patch.object(sealed_module.Tableau, "columns") as columns,
         pytest.raises(SealError),
     ):
         zkjax.prove(double)(sealed)

@@ -33,21 +33,21 @@ KIND = "lookup layer"
 
 
 @dataclass(frozen=True)
-class Slot:
+class Block:
     """An aligned power-of-two block of leaves: ``size`` = 2^log leaves from ``offset``."""
 
     offset: int
     log: int
 
 
-def layout(logs: Sequence[int]) -> tuple[list[Slot], int]:
-    """Place blocks of the given log sizes, largest first: the slots and the log of the tree."""
-    slots: list[Slot] = [Slot(0, 0)] * len(logs)
+def place_blocks(logs: Sequence[int]) -> tuple[list[Block], int]:
+    """Place blocks of the given log sizes, largest first: the blocks and the log of the tree."""
+    blocks: list[Block] = [Block(0, 0)] * len(logs)
     offset = 0
     for i in sorted(range(len(logs)), key=lambda i: (-logs[i], i)):
-        slots[i] = Slot(offset, logs[i])
+        blocks[i] = Block(offset, logs[i])
         offset += 1 << logs[i]
-    return slots, max(offset - 1, 1).bit_length()
+    return blocks, max(offset - 1, 1).bit_length()
 
 
 class Tree:
@@ -209,11 +209,11 @@ def eq_at(a: Sequence[Scalar], b: Sequence[Scalar], kappa: int) -> Scalar:
     return result
 
 
-def slot_weight(slot: Slot, point: Sequence[Scalar], kappa: int) -> Scalar:
+def block_weight(block: Block, point: Sequence[Scalar], kappa: int) -> Scalar:
     """eq of the high coordinates of ``point`` with the position of an aligned block."""
-    high = point[: len(point) - slot.log]
-    block = slot.offset >> slot.log
-    bits = [Scalar.of((block >> (len(high) - 1 - i)) & 1, kappa) for i in range(len(high))]
+    high = point[: len(point) - block.log]
+    index = block.offset >> block.log
+    bits = [Scalar.of((index >> (len(high) - 1 - i)) & 1, kappa) for i in range(len(high))]
     return eq_at(high, bits, kappa)
 
 

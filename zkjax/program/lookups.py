@@ -25,36 +25,36 @@ def reduce_lookups(resolver: Resolver, grinding: int) -> None:
     if not resolver.program.lookups:
         return
     program, party, kappa = resolver.program, resolver.party, resolver.kappa
-    blocks = [padded_log(program.shape(r.vars[0])) for r in program.lookups]
-    blocks += [(t.rows - 1).bit_length() for t in program.tables]
-    slots, log_size = logup.layout(blocks)
+    logs = [padded_log(program.shape(r.vars[0])) for r in program.lookups]
+    logs += [(t.rows - 1).bit_length() for t in program.tables]
+    blocks, log_size = logup.place_blocks(logs)
     party.grind(grinding)
     alpha, beta = party.challenges("lookup challenge", 2)
     tree = None
     if resolver.witness is not None:
-        tree = logup.Tree(*leaves(resolver, slots, log_size, alpha, beta))
+        tree = logup.Tree(*leaves(resolver, blocks, log_size, alpha, beta))
     point, numerator, denominator = logup.reduce_tree(party, log_size, tree)
     leaf = Point(point_array(point, kappa))
     numerator_terms, known = [(numerator, resolver.one)], Scalar.of(0, kappa)
     denominator_known, terms = resolver.one, []
     cache: dict = {}
     count = len(program.lookups)
-    for relation, slot in zip(program.lookups, slots[:count], strict=True):
+    for relation, block in zip(program.lookups, blocks[:count], strict=True):
         shape = program.shape(relation.vars[0])
-        local = leaf.last(slot.log)
+        local = leaf.last(block.log)
         if shape not in cache:
             cache[shape] = local.weights(shape), indicator(local.coordinates, shape)
         weights, inside = cache[shape]
-        share = logup.slot_weight(slot, point, kappa)
+        share = logup.block_weight(block, point, kappa)
         known = known - share * inside
         powers = logup.fingerprint_powers(beta, len(relation.vars))
         tag = powers[-1] * (relation.table + 1)
         denominator_known = denominator_known + share * inside * (alpha - 1 - tag)
         for var, power in zip(relation.vars, powers, strict=False):
             terms.append((var, weights, -(share * power)))
-    for t, (table, slot) in enumerate(zip(program.tables, slots[count:], strict=True)):
-        local = leaf.last(slot.log)
-        share = logup.slot_weight(slot, point, kappa)
+    for t, (table, block) in enumerate(zip(program.tables, blocks[count:], strict=True)):
+        local = leaf.last(block.log)
+        share = logup.block_weight(block, point, kappa)
         weights = local.weights((table.rows,))
         multiplicity = party.functional(resolver.ids["multiplicity"][t], weights)
         numerator_terms.append((multiplicity, share))
@@ -80,26 +80,26 @@ def _keys_at(resolver: Resolver, table: Table, local: Point, inside: Scalar) -> 
     return functional_value(table.columns[0].astype(np.float64), weights, resolver.kappa)
 
 
-def leaves(resolver: Resolver, slots, log_size: int, alpha: Scalar, beta: Scalar):
+def leaves(resolver: Resolver, blocks, log_size: int, alpha: Scalar, beta: Scalar):
     """Numerators and denominators of all leaves, (kappa, 2^log_size) each."""
     program, kappa = resolver.program, resolver.kappa
     numerators = np.zeros((kappa, 1 << log_size), dtype=np.uint64)
     denominators = np.zeros((kappa, 1 << log_size), dtype=np.uint64)
     denominators[0] = 1
     count = len(program.lookups)
-    for relation, slot in zip(program.lookups, slots[:count], strict=True):
+    for relation, block in zip(program.lookups, blocks[:count], strict=True):
         shape = program.shape(relation.vars[0])
-        where = slice(slot.offset, slot.offset + (1 << slot.log))
+        where = slice(block.offset, block.offset + (1 << block.log))
         numerator = pad_values(np.ones(shape)).reshape(-1)
         fields = [resolver.padded_values(v) for v in relation.vars]
         f = negated_fingerprint(fields, relation.table + 1, alpha, beta)
-        if padded_log(shape) and int(np.prod(shape)) != 1 << slot.log:
-            unit = ext.lift(np.ones(1 << slot.log, dtype=np.uint64), kappa)
+        if padded_log(shape) and int(np.prod(shape)) != 1 << block.log:
+            unit = ext.lift(np.ones(1 << block.log, dtype=np.uint64), kappa)
             f = np.where(numerator[None] != 0, f, unit)
         numerators[0, where] = numerator.astype(np.uint64)
         denominators[:, where] = f
-    for t, (table, slot) in enumerate(zip(program.tables, slots[count:], strict=True)):
-        where = slice(slot.offset, slot.offset + table.rows)
+    for t, (table, block) in enumerate(zip(program.tables, blocks[count:], strict=True)):
+        where = slice(block.offset, block.offset + table.rows)
         counts = gl.from_signed(resolver.witness.multiplicities[t])
         numerators[0, where] = gl.neg(counts)
         fields = [gl.from_signed(c) for c in table.columns]

@@ -29,7 +29,7 @@ from zkjax.program.recording import record_carries, without_repeats
 from zkjax.program.statement import Statement
 from zkjax.program.tracer import Sym, Tracer
 from zkjax.proof import Claims, Commitment
-from zkjax.seal import Sealed
+from zkjax.sealed import Sealed
 
 
 @dataclass
