@@ -15,7 +15,7 @@ Verdicts are appended to ``tests/mutation-results.jsonl`` under a name that chan
 function, so a second run takes up where the first one stopped, and after a change only what changed
 is run again. ``--tests`` tries some tests only, to kill quickly. ``--report`` writes
 ``tests/mutation-report.md``: survivors, each with the reason in ``tests/mutation-explained.json``,
-if there is one. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
+if there is one; a reason holds as long as the function is what it was. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
 measures it again, for new tests too.
 
 Most mutants die within two seconds of tests. So a first pass gives each that much, a second one,
@@ -64,21 +64,9 @@ SOURCES = (
     "zkjax/program/rules/*.py",
     "zkjax/field/*.py",
     "zkjax/fixed/*.py",
-    *(f"zkjax/{n}.py" for n in ("digests", "files", "proof", "protocol", "prove", "ranges")),
-    *(
-        f"zkjax/{n}.py"
-        for n in (
-            "drafts",
-            "openings",
-            "provable",
-            "seal",
-            "sealed",
-            "state",
-            "verify",
-            "wire",
-            "work",
-        )
-    ),
+    *(f"zkjax/{n}.py" for n in ("digests", "drafts", "files", "openings", "proof", "protocol")),
+    *(f"zkjax/{n}.py" for n in ("provable", "prove", "ranges", "seal", "sealed", "state")),
+    *(f"zkjax/{n}.py" for n in ("verify", "wire", "work")),
 )
 NARROW = (  # run by the prover alone, or when a function is written or traced: see mutants.py
     *(f"zkjax/argument/{n}.py" for n in ("blake2s", "kernels", "opening_prover", "rounds")),
@@ -252,7 +240,7 @@ def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> Non
     note(tasks([m for m in todo if chosen.by_import(m)], imported))
 
 
-def explanations() -> dict[str, str]:
+def explanations() -> dict[str, dict]:
     return json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
 
 
@@ -262,20 +250,35 @@ def keys(mutant: Mutant) -> tuple[str, str, str]:
     return f"{unit}: {mutant.change}", unit, mutant.path
 
 
-def reason(explained: dict, mutant: Mutant) -> str:
-    """Why a survivor is none to kill."""
-    return next((explained[k] for k in keys(mutant) if k in explained), "")
+def reason(explained: dict[str, dict], mutant: Mutant) -> str:
+    """Why a survivor is none to kill; a reason holds of the function that it was written for."""
+    for key in keys(mutant):
+        entry = explained.get(key)
+        if entry and entry.get("version", mutant.version) == mutant.version:
+            return entry["why"]
+    return ""
+
+
+def sorted_out(every: list[Mutant], explained: dict[str, dict]) -> None:
+    """Note which version of its function a new reason is for, and name those that are for none."""
+    versions = {k: m.version for m in every for k in keys(m) if k != m.path}
+    files = {m.path for m in every}
+    for key, entry in sorted(explained.items()):
+        if key in files:
+            continue
+        if key not in versions:
+            print(f"explains no mutant: {key}")
+        elif entry.setdefault("version", versions[key]) != versions[key]:
+            print(f"the function has changed; delete the version if it still holds: {key}")
+    EXPLAINED.write_text(json.dumps(explained, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def report(every: list[Mutant], known: dict[str, dict]) -> None:
-    """Write the table of files and the list of survivors; forget verdicts on what is no more, and
-    name explanations of it.
-    """
+    """Write the table of files and the list of survivors; forget verdicts on what is no more."""
     lasting = [json.dumps(known[m.name]) for m in every if m.name in known]
     RESULTS.write_text("".join(line + "\n" for line in lasting))
     explained = explanations()
-    for key in explained.keys() - {k for mutant in every for k in keys(mutant)}:
-        print(f"explains no mutant: {key}")
+    sorted_out(every, explained)
     counts: dict[str, Counter] = defaultdict(Counter)
     for mutant in every:
         counts[mutant.path][known.get(mutant.name, {}).get("verdict", "not run")] += 1

@@ -59,6 +59,7 @@ class Mutant(NamedTuple):
     where: Place
     node: ast.AST
     in_function: bool
+    version: str  # a hash of the unit alone
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line} {self.unit}: {self.change}"
@@ -200,6 +201,10 @@ def _draws(node: ast.AST) -> bool:
     return getattr(getattr(node, "func", None), "attr", "") in ENTROPY
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def mutants(path: str, source: str, narrow: bool) -> Iterator[Mutant]:
     """All mutants of a file, in the order of its lines.
 
@@ -207,7 +212,7 @@ def mutants(path: str, source: str, narrow: bool) -> Iterator[Mutant]:
       narrow: only of refusals and of randomness.
     """
     for unit, where, statement in units(ast.parse(source)):
-        digest = ast.dump(statement)
+        text = f"{path}\0{unit}\0{ast.dump(statement)}"
         seen: dict[str, int] = {}
         for node, place in _nodes(statement, ()):
             if narrow and not (_refuses(node) or _draws(node)):
@@ -215,10 +220,10 @@ def mutants(path: str, source: str, narrow: bool) -> Iterator[Mutant]:
             for change, new in _alternatives(node, bool(place) and place[-1][0] == "test"):
                 seen[change] = seen.get(change, 0) + 1
                 label = change if seen[change] == 1 else f"{change} ({seen[change]})"
-                name = hashlib.sha256(f"{path}\0{unit}\0{digest}\0{label}".encode()).hexdigest()
+                name = _digest(f"{text}\0{label}")
                 line = getattr(node, "lineno", statement.lineno)
                 whole, is_function = (*where, *place), isinstance(statement, ast.FunctionDef)
-                yield Mutant(path, unit, line, label, name[:16], whole, new, is_function)
+                yield Mutant(path, unit, line, label, name, whole, new, is_function, _digest(text))
 
 
 def mutated(source: str, mutant: Mutant) -> ast.Module:
