@@ -15,8 +15,8 @@ Verdicts are appended to ``tests/mutation-results.jsonl`` under a name that chan
 function, so a second run takes up where the first one stopped, and after a change only what changed
 is run again. ``--tests`` tries some tests only, to kill quickly. ``--report`` writes
 ``tests/mutation-report.md``: survivors, each with the reason in ``tests/mutation-explained.json``,
-if there is one; a reason holds as long as the function is what it was. What tests reach is measured once and kept in ``.mutation/``; ``--coverage``
-measures it again, for new tests too.
+if there is one; a reason holds as long as the function is what it was. What tests reach is measured
+once and kept in ``.mutation/``; ``--coverage`` measures it again, for new tests too.
 
 Most mutants die within two seconds of tests. So a first pass gives each that much, a second one,
 ``--again undecided --seconds 60``, gives more to those that nothing explains. The first takes two
