@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
+import zkjax
 from zkjax import drafts, state
 from zkjax.drafts import Draft
 from zkjax.errors import SealError
@@ -279,6 +281,43 @@ def test_a_lock_that_another_holds(tmp_path):
         state.lock(tmp_path / "lock", wait=False)
     os.close(handle)
     os.close(state.lock(tmp_path / "lock", wait=False))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_done_is_on_disk(named, monkeypatch, tmp_path):
+    """A power cut undoes nothing that was told: contents are flushed before they get a name, and
+    the folder after the last name, before the call returns.
+    """
+    events: list[str] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def flushed(handle):
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "contents")
+        fsync(handle)
+
+    def name(call):
+        return lambda *args, **options: (events.append("name"), call(*args, **options))
+
+    sealed = zkjax.seal(np.arange(3, dtype=np.int32), openings=2)
+    for call, changed in (("fsync", flushed), ("link", name(link)), ("replace", name(replace))):
+        monkeypatch.setattr(os, call, changed)
+    if named:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    once = {tmp_path / n: lambda data: b"1" for n in "ab"}
+    for files, call in (
+        (2, lambda: state.change(once)),
+        (2, lambda: state.change(once)),
+        (1, lambda: write_atomically(tmp_path / "c", b"1")),
+        (1, lambda: write_new(tmp_path / "d", b"1")),
+        (2, lambda: sealed.save(tmp_path / "sealed")),
+        (1, lambda: sealed.save(tmp_path / "sealed")),
+        (1, lambda: take([sealed.counter])),
+    ):
+        events.clear()
+        call()
+        assert events[:files] == ["contents"] * files
+        assert set(events[files:]) == {"name", "folder"}
+        assert events[-1] == "folder"
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path):
