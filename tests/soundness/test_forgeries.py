@@ -388,6 +388,25 @@ def test_what_is_rolled_back_says_nothing_about_earlier_variables():
     assert builder.within(y, -(2**15), 2**15 - 1)
 
 
+def test_what_is_rolled_back_leaves_nothing_behind():
+    """A variable gets its number again: what was said of the one before is not said of it. And a
+    constant from before is not one that was met again in between.
+    """
+    builder = Builder()
+    x = builder.input(0, (3,), "int32", "x")
+    known = builder.constant(np.array([1, 2, 4]))
+    before = builder.mark()
+    builder.constant(np.array([3, 5, 6]))
+    assert builder.constant(np.array([1, 2, 4])) == known
+    carry = builder.add("carry", (), (2, 3), 1 << 10, 0)
+    builder.growth[carry] = x, 1, 0
+    builder.rollback(before)
+    assert not builder.growth and set(builder.notes) == {x, known}
+    other = builder.constant(np.array([7, 8, 1]))
+    values = [builder.constants[builder.ops[v].params[0]].tolist() for v in (known, other)]
+    assert values == [[1, 2, 4], [7, 8, 1]]
+
+
 EMPTY = {
     "nothing committed": lambda x: (x.astype(jnp.float64) + 1.0).astype(jnp.int32),
     "a public product": lambda x: (x.astype(jnp.float64) * x).astype(jnp.int32),
