@@ -45,6 +45,14 @@ CASES = [
         errors.ScaleError,
         "no short binary form",
     ),
+    *(
+        (
+            lambda x, number=number: fixed.encode(fixed.decode(x, 8) + number, 8),
+            errors.ScaleError,
+            "a constant is infinite or not a number",
+        )
+        for number in (np.nan, np.inf)
+    ),
     (
         lambda x: fixed.decode(x, 8).astype(jnp.int32),
         errors.ScaleError,
