@@ -35,6 +35,11 @@ CASES = [
         errors.ScaleError,
         "a power of 1,000,000,000 is that many products",
     ),
+    (  # a float64 would be 2^53
+        lambda x: jax.lax.div(x.astype(jnp.int64), jnp.int64(2**53 + 1)).astype(jnp.int32),
+        errors.ScaleError,
+        "a constant integer exceeds 2^52",
+    ),
     (  # by a value that is small, but not shown to be 1 or 2
         lambda x: fixed.encode(fixed.decode(x, 8) / (x > 0).astype(jnp.float64), 8),
         errors.OverflowBoundError,
