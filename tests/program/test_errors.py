@@ -127,6 +127,13 @@ def test_floating_point_arguments_are_refused_with_advice():
         zkjax.seal(np.ones(3))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_stored(number):
+    for store in (fixed.quantize, fixed.constant):
+        with pytest.raises(errors.ValueRangeError, match="infinite or not a number"):
+            store([0.5, number], 8)
+
+
 def test_quantize_refuses_what_does_not_fit():
     with pytest.raises(errors.ValueRangeError, match="do not fit int8 with 4 fraction bits"):
         fixed.quantize([9.0], 4, "int8")
