@@ -35,6 +35,11 @@ CASES = [
         errors.ScaleError,
         "a power of 1,000,000,000 is that many products",
     ),
+    (  # a float64 would be 2^53
+        lambda x: jax.lax.div(x.astype(jnp.int64), jnp.int64(2**53 + 1)).astype(jnp.int32),
+        errors.ScaleError,
+        "a constant integer exceeds 2^52",
+    ),
     (  # by a value that is small, but not shown to be 1 or 2
         lambda x: fixed.encode(fixed.decode(x, 8) / (x > 0).astype(jnp.float64), 8),
         errors.OverflowBoundError,
@@ -44,6 +49,14 @@ CASES = [
         lambda x: fixed.encode(fixed.decode(x, 8) * 0.1, 8),
         errors.ScaleError,
         "no short binary form",
+    ),
+    *(
+        (
+            lambda x, number=number: fixed.encode(fixed.decode(x, 8) + number, 8),
+            errors.ScaleError,
+            "a constant is infinite or not a number",
+        )
+        for number in (np.nan, np.inf)
     ),
     (
         lambda x: fixed.decode(x, 8).astype(jnp.int32),
@@ -112,6 +125,13 @@ def test_floating_point_arguments_are_refused_with_advice():
         traced(lambda x: x, np.ones(3))
     with pytest.raises(errors.SealError, match=re.escape("zkjax.fixed.quantize")):
         zkjax.seal(np.ones(3))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_stored(number):
+    for store in (fixed.quantize, fixed.constant):
+        with pytest.raises(errors.ValueRangeError, match="infinite or not a number"):
+            store([0.5, number], 8)
 
 
 def test_quantize_refuses_what_does_not_fit():
