@@ -35,6 +35,11 @@ CASES = [
         errors.ScaleError,
         "a power of 1,000,000,000 is that many products",
     ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 0) ** jnp.inf, 0),
+        errors.UnsupportedPrimitiveError,
+        "constant whole exponents are products",
+    ),
     (  # a float64 would be 2^53
         lambda x: jax.lax.div(x.astype(jnp.int64), jnp.int64(2**53 + 1)).astype(jnp.int32),
         errors.ScaleError,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkjax.errors import ScaleError, UnsupportedPrimitiveError
-from zkjax.program.builder import distinct
 from zkjax.program.rules.arithmetic import scale, uniform
 from zkjax.program.rules.comparison import choose, nonnegative
 from zkjax.program.tracer import Sym, Tracer, Value, dyadic, primitive
@@ -88,7 +87,7 @@ def _ceil(t: Tracer, eqn, x):
     return [Sym(t.builder.affine([(below.var, -1)]), 0)]
 
 
-def divisor_of(t: Tracer, y: Value, what: str) -> float:
+def divisor_of(t: Tracer, y: Value, what: str) -> float | int:
     """The one constant that is divided by."""
     divisor = uniform(y)
     if divisor is None:
@@ -106,8 +105,7 @@ def divisor_of(t: Tracer, y: Value, what: str) -> float:
 def _div(t: Tracer, eqn, x, y):
     out = eqn.outvars[0].aval
     if out.dtype != np.float64:
-        divisor_of(t, y, "a division of integers")
-        c = int(dyadic(distinct(y), t.where)[0].flat[0])  # as it is: a float may be another number
+        c = int(dyadic(np.asarray(divisor_of(t, y, "a division of integers")), t.where)[0])
         unsigned, note = out.dtype.kind == "u", f"a division by {c} at {t.where}"
         return [truncated(t, t.spread(x, out.shape), c, unsigned, note).quotient]
     x = t.spread(x, out.shape)
