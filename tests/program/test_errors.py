@@ -11,6 +11,8 @@ import pytest
 
 import zkjax
 from zkjax import errors, fixed
+from zkjax.program.program import Port
+from zkjax.prove import compare_with_jax
 
 X = np.arange(-4, 4, dtype=np.int16)
 
@@ -195,3 +197,12 @@ def test_arguments_may_be_given_by_name():
     }.items():
         with pytest.raises(errors.OptionError, match=said):
             call()
+
+
+def test_a_program_that_computes_something_else_is_not_proved():
+    """A rule that is wrong for some function is noticed when that function is proved."""
+    ports = [Port(0, "int16", -1, "total"), Port(1, "int16", -1, "")]
+    compare_with_jax(ports, [X, X], [X, X])
+    for wrong, name in (([X + 1, X], "total"), ([X, X[:1]], "0")):
+        with pytest.raises(errors.TraceError, match=f"output {name} .* from what JAX computes"):
+            compare_with_jax(ports, wrong, [X, X])
