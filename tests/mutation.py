@@ -1,7 +1,7 @@
 """Change the verifier in one place at a time and see that a test goes red.
 
-Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT ..] [--list] [--coverage [FILE ..]]
-           [--report] [--workers N] [--seconds S]
+Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT ..] [--tests TEXT] [--list]
+           [--coverage [FILE ..]] [--report] [--workers N] [--seconds S]
 
 Every module between a file and "accepted" is covered, and what tracing must refuse: see ``SOURCES``
 and, for the changes, ``mutating/mutants.py``. The tests that reach the changed function are run,
