@@ -87,6 +87,7 @@ TESTS = (
     "tests/soundness",
     "tests/zero_knowledge",
     "tests/cli/test_cli.py",
+    "tests/test_digests.py",
     "tests/test_files.py",
     "tests/test_state.py",
 )
