@@ -18,10 +18,12 @@ from zkjax.program.builder import Builder, distinct
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.hints import HINTS, hint_for
 from zkjax.program.jaxprs import (
+    NOT_CONSTANT,
     ON_ONE_DEVICE,
     fold_constants,
     inner_jaxpr,
     known_array,
+    primitives_of,
     scans_of,
     source_line,
     used_equations,
@@ -124,7 +126,7 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     trailing = np.log2(np.maximum(k & -k, 1).astype(np.float64))
     needed = np.where(k == 0, 0, 53 - trailing - exponent)
     fraction = int(np.max(needed, initial=0))
-    scaled = values * 2.0**fraction
+    scaled = values * 2.0 ** min(fraction, MAX_EXPONENT)
     if fraction > MAX_FRACTION or np.abs(scaled).max(initial=0) >= 2.0**52:
         sample = values.reshape(-1)[int(np.argmax(needed))]
         raise ScaleError(
@@ -262,6 +264,8 @@ class Tracer:
             self.scans += scans_of(eqn)
             return [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         if all(isinstance(x, np.ndarray) for x in inputs) and name not in KEEP_SYMBOLIC:
+            if not NOT_CONSTANT.isdisjoint(primitives_of(eqn)):
+                raise self.unsupported(eqn)
             self.scans += scans_of(eqn)
             return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:

@@ -72,7 +72,7 @@ def _square(t: Tracer, eqn, x):
 def _pow(t: Tracer, eqn, x, y):
     """By a constant whole number."""
     number = uniform(y)
-    if not isinstance(x, Sym) or number is None or number != np.floor(number):
+    if not isinstance(x, Sym) or number is None or not number.is_integer():
         raise t.unsupported(eqn)
     return [power(t, t.spread(x, eqn.outvars[0].aval.shape), int(number))]
 

@@ -16,6 +16,7 @@ hint(
     "random_gamma",
     "threefry2x32",
     "rng_bit_generator",
+    "rng_uniform",
     "nn.Dropout",
     "nnx.Dropout",
 )
