@@ -396,6 +396,14 @@ CASES = {
     "unequal to constants": (lambda x: i32(lax.ne(jnp.array([1.0, 2, 3]), real(x))), X),
     "to the power of infinity": (lambda x: i32(real(x) ** jnp.inf), X),
     "the least number": (lambda x: i32(real(x) > 5e-324), X),
+    "the places of zeros of both signs": (
+        lambda x: lax.top_k(real(x) * np.array([-1.0, 1.0, -1.0]), 2)[1],
+        0 * X,
+    ),
+    "the largest of zeros of both signs": (
+        lambda x: i32(lax.top_k(real(x) * np.array([-1.0, 1.0, -1.0]), 2)[0]),
+        0 * X,
+    ),
     "a kept carry": (lambda x: lax.scan(lambda c, y: (c, (c, y)), x[0], x), TABLE),
 }
 
@@ -423,6 +431,7 @@ PROVED = [
     *("a gradient at a class", "a narrower type, reversed", "a conversion that is not used"),
     *("one of two conversions is not used", "sent to itself", "equal to constants"),
     *("unequal to constants", "a product of the highest precision"),
+    "the largest of zeros of both signs",
 ]
 
 

@@ -144,6 +144,7 @@ class Tracer:
     Attributes:
       where: the source line of the equation at hand.
       scans: number of scans met so far.
+      used: the variables that are read somewhere in the jaxpr at hand.
       path: the equation at hand and those around it, the outermost first.
       loops: how many scans the equation at hand is inside of.
       carry_keys, carry_fractions: (scan, carry) and fraction bits of each "carry" variable.
@@ -155,6 +156,7 @@ class Tracer:
     loops: int = 0
     carry_keys: list[tuple[int, int]] = field(default_factory=list)
     carry_fractions: list[int] = field(default_factory=list)
+    used: set[Any] = field(default_factory=set)
     path: list[Any] = field(default_factory=list)
 
     # What rules use ---------------------------------------------------------------------------
@@ -234,9 +236,12 @@ class Tracer:
             env[var] = known_array(const)
         for var, value in zip(jaxpr.invars, inputs, strict=True):
             env[var] = value
-        outer = self.where
-        for eqn in used_equations(jaxpr):
+        outer, equations = self.where, used_equations(jaxpr)
+        read_here = [*jaxpr.outvars, *(v for eqn in equations for v in eqn.invars)]
+        used = {v for v in read_here if not hasattr(v, "val")}
+        for eqn in equations:
             self.where = self.builder.where = source_line(eqn) or outer
+            self.used = used
             outputs = self.equation(eqn, [read(a) for a in eqn.invars])
             for var, value in zip(eqn.outvars, outputs, strict=True):
                 env[var] = value
