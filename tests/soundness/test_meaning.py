@@ -240,6 +240,7 @@ def called():
     return np.float64(next(CALLS))
 
 
+HELD = jax.new_ref(jnp.zeros(3))
 NUMBER = jax.ShapeDtypeStruct((), np.float64)
 
 
@@ -389,6 +390,11 @@ CASES = {
         lambda x: i32(real(x) + jnp.floor(lax.rng_uniform(0.0, 2.0**20, (3,)))),
         X,
     ),
+    "a callback in a loop": (
+        lambda x: i32(lax.map(lambda v: io_callback(called, NUMBER) + v, real(x))),
+        X,
+    ),
+    "a reference from outside": (lambda x: i32(real(x) + HELD[...]), X),
     "a reference": (lambda x: i32(real(x) + jax.new_ref(jnp.zeros(3))[...]), X),
     "a branch before the first": (branch(-1), X),
     "a branch after the last": (branch(3), X),

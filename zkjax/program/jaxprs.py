@@ -135,7 +135,11 @@ def fold_constants(eqn, inputs: list[np.ndarray]) -> list:
 
 
 def known_array(value) -> np.ndarray:
-    """A value known at trace time; UnsupportedPrimitiveError for a random key."""
+    """A value known at trace time; UnsupportedPrimitiveError for a random key or a reference."""
+    if hasattr(value, "addupdate"):
+        raise UnsupportedPrimitiveError(
+            "references cannot be used inside; read them outside and pass in what they hold"
+        )
     try:
         return np.asarray(value)
     except TypeError as error:

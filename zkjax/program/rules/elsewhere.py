@@ -21,6 +21,10 @@ hint(
     "nnx.Dropout",
 )
 hint(
+    "a value is computed from others and not changed: x.at[...].set gives a new array",
+    "new_ref",
+)
+hint(
     "compute it outside and pass the result in; that A @ X equals B is a product, which the "
     "function can return or compare",
     "cholesky",

@@ -18,10 +18,10 @@ from zkjax._compat import scan_sizes
 from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
-from zkjax.program.hints import hint
+from zkjax.program.hints import hint, hint_for
 from zkjax.program.induction import repeated
 from zkjax.program.intervals import GROWTH, Sums, chosen_by_onehot
-from zkjax.program.jaxprs import primitives_of, scans_of
+from zkjax.program.jaxprs import NOT_CONSTANT, primitives_of, scans_of
 from zkjax.program.ops import RULES
 from zkjax.program.rules.counting import known_carries
 from zkjax.program.tracer import Sym, Tracer, Value, primitive
@@ -60,7 +60,12 @@ class _Loop:
         n_const, n_carry = scan_sizes(p)
         first_x = n_const + n_carry
         avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
-        if "custom_vmap_call" in primitives_of(eqn):
+        inside = primitives_of(eqn)
+        if outside := sorted(inside & NOT_CONSTANT):
+            raise UnsupportedPrimitiveError(
+                f"'{outside[0]}' in a scan cannot be proved; {hint_for('', outside[0])}", t.where
+            )
+        if "custom_vmap_call" in inside:
             raise UnsupportedPrimitiveError(
                 "'custom_vmap_call' in a scan cannot be proved: all steps are proved at once, by "
                 "its rule for vmap, and that is another function; call the function without it",
