@@ -1,7 +1,7 @@
 """Change the verifier in one place at a time and see that a test goes red.
 
-Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT] [--list] [--coverage [FILE ..]]
-           [--report] [--workers N] [--seconds S]
+Usage: python tests/mutation.py [--only TEXT ..] [--again VERDICT ..] [--tests TEXT] [--list]
+           [--coverage [FILE ..]] [--report] [--workers N] [--seconds S]
 
 Every module between a file and "accepted" is covered, and what tracing must refuse: see ``SOURCES``
 and, for the changes, ``mutating/mutants.py``. The tests that reach the changed function are run,
@@ -152,7 +152,8 @@ class Chosen:
             place[test] = count[function]
             count[function] += 1
 
-        for test in sorted(tests, key=lambda t: (place[t], self.seconds[t])):
+        self._in_order = sorted(tests, key=lambda t: (place[t], self.seconds[t]))
+        for test in self._in_order:
             files = set()
             for unit in tests[test]["units"]:
                 self._by_unit[unit].append(test)
@@ -165,9 +166,11 @@ class Chosen:
         self._kills[path][test] += 1
 
     def of(self, mutant: Mutant) -> list[str]:
-        """A function that no test calls after imports, or no function: what reaches its module."""
+        """A function that no test calls after imports, or no function: what reaches its module; a
+        module without functions: any.
+        """
         unit, module = f"{mutant.path}:{mutant.unit}", Path(mutant.path).stem
-        tests = self._by_unit.get(unit) or self._by_unit.get(mutant.path, [])
+        tests = self._by_unit.get(unit) or self._by_unit.get(mutant.path) or self._in_order
 
         kills = self._kills[mutant.path]
 
@@ -312,7 +315,7 @@ def report(every: list[Mutant], known: dict[str, dict]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[""], help="in the place or text of mutants")
-    parser.add_argument("--again", default="", help="also unexplained ones with this verdict")
+    parser.add_argument("--again", nargs="*", default=[], help="also unexplained ones of a verdict")
     parser.add_argument("--tests", default="", help="only tests whose name contains this")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
     parser.add_argument("--coverage", nargs="*", help="measure what (these) tests reach, and stop")
@@ -330,7 +333,7 @@ def main() -> int:
         m
         for m in wanted
         if (verdict := known.get(m.name, {}).get("verdict")) is None
-        or (verdict == args.again and not reason(told, m))
+        or (verdict in args.again and not reason(told, m))
     ]
     if args.list:
         print(*wanted, sep="\n")

@@ -100,7 +100,7 @@ def prove(
         args = positional(fn, args, keywords)
         course = Course(STAGES, progress)
         enable_kernel_cache()
-        _require_options(args, profile, openings, context)
+        _require_options(args, profile, openings)
         course.start("trace")
         traced = trace_call(fn, args, sealed_outputs)
         return prove_traced(traced, args, profile, openings, course, _entropy or Entropy(), context)
@@ -149,13 +149,11 @@ def prove_traced(
     return result, proof
 
 
-def _require_options(args, profile: str, openings: int, context: bytes) -> None:
+def _require_options(args, profile: str, openings: int) -> None:
     """Refuse, before any work, what no proof can come of."""
     profile_named(profile)
     if type(openings) is not int or not 1 <= openings < MAX_OPENINGS:
         raise OptionError(f"openings is a number from 1 to {MAX_OPENINGS - 1:,}, not {openings}")
-    if not isinstance(context, bytes):
-        raise OptionError(f"context is bytes, not {type(context).__name__}")
     sealed = [a for a in args if isinstance(a, Sealed)]
     for s in sealed:
         if s.commitment.profile != profile:

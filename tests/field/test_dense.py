@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from reference import e_mul, e_sum, elements, embed, random_field
+from reference import P, e_mul, e_sum, elements, embed, random_field
 
 from zkjax.field import dense
 
@@ -98,3 +98,19 @@ def test_many_columns_of_wide_values():
     columns = (1 << 18) + 3
     total = dense.matvec(np.full((1, columns), 2.0**24), np.ones((2, columns), np.uint64), 1 << 24)
     assert total.tolist() == [[columns << 24]] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "columns"),
+    [(2**31 - 1, 511), (((2**14 - 3) << 24) + 2**24 - 1, 2**18 - 1)],
+    ids=["whole", "split"],
+)
+def test_sums_that_fill_what_float64_holds(value, columns):
+    """One bit more in a limb, and a partial sum would be rounded: all parts of what is multiplied
+    are as large as their bounds allow.
+    """
+    weight = 2**63 - 1
+    for sign in (1, -1):
+        matrix = np.full((1, columns), sign * float(value))
+        got = dense.matvec(matrix, np.full((2, columns), weight, dtype=np.uint64), value)
+        assert elements(got) == [(sign * value * columns * weight % P,) * 2]

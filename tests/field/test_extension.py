@@ -105,6 +105,21 @@ def test_single_elements_and_dot(kappa, rng):
     assert element(ext.dot(a, b)) == e_sum(products, kappa)
 
 
+@kappas
+@pytest.mark.parametrize("block", [1, 3, 4, 9, 10])
+def test_long_vectors_are_worked_on_in_blocks(kappa, block, rng, monkeypatch):
+    """No element is left out or counted twice, wherever a block ends."""
+    monkeypatch.setattr(ext, "BLOCK", block)
+    a, b = random_field(rng, (kappa, 9)), random_field(rng, (kappa, 9))
+    products = [e_mul(x, y) for x, y in zip(elements(a), elements(b), strict=True)]
+    assert element(ext.dot(a, b)) == e_sum(products, kappa)
+    assert element(ext.dot(a[:, :0], b[:, :0])) == embed(0, kappa)
+    rows = np.concatenate(list(ext.outer(a, b[:, :4])), axis=1)
+    assert rows.shape == (kappa, 9, 4)
+    pairs = [e_mul(x, y) for x in elements(a) for y in elements(b)[:4]]
+    assert elements(rows.reshape(kappa, -1)) == pairs
+
+
 def test_sum_over_the_coefficients_is_refused():
     with pytest.raises(ValueError, match="coefficients"):
         ext.sum_mod(np.zeros((2, 3), dtype=np.uint64), axis=0)

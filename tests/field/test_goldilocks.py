@@ -81,6 +81,8 @@ def test_sum_mod(device, rng):
     same(gl.sum_mod(device(mixed), axis=0), [sum(ints(c)) % P for c in mixed.T])
     same(gl.sum_mod(device(mixed), axis=1), [sum(ints(c)) % P for c in mixed])
     same(gl.sum_mod(device(np.zeros((2, 0), dtype=np.uint64))), [0, 0])
+    zeros = uints([[1, P - 1, 0], [P - 1, P - 1, 2], [2**63, 2**63, 2 * P - 2**64]])
+    same(gl.sum_mod(device(zeros)), [0, 0, 0])  # not p, which is no canonical zero
 
 
 SIGNED = [0, 1, -1, 2**31, -(2**31), 2**52, -(2**52), 2**62, -(2**62), (P - 1) // 2, -(P - 1) // 2]

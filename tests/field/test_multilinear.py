@@ -24,6 +24,9 @@ from reference import (
     random_field,
 )
 
+from zkjax import work
+from zkjax.errors import VerificationError
+from zkjax.field import extension as ext
 from zkjax.field import multilinear as ml
 
 grid = pytest.mark.parametrize(("kappa", "n"), [(k, n) for k in (2, 3) for n in range(5)])
@@ -46,6 +49,14 @@ def test_eq_vector(kappa, n, rng):
     assert elements(ml.eq_vector(point)) == expected
     for length in range(1, (1 << n) + 1):
         assert elements(ml.eq_vector(point, length)) == expected[:length]
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 16])
+def test_eq_vectors_are_doubled_in_blocks(block, rng, monkeypatch):
+    monkeypatch.setattr(ext, "BLOCK", block)
+    point = random_field(rng, (2, 4))
+    for length in (1, 7, 11, 16):
+        assert elements(ml.eq_vector(point, length)) == weights(point, 2)[:length]
 
 
 @pytest.mark.parametrize("kappa", [2, 3])
@@ -102,3 +113,13 @@ def test_eq_vector_sums_to_one(data, kappa, n):
     coordinates = data.draw(st.lists(extension_elements(kappa), min_size=n, max_size=n))
     table = ml.eq_vector(array(coordinates, kappa).reshape(kappa, n))
     assert e_sum(elements(table), kappa) == embed(1, kappa)
+
+
+def test_vectors_of_a_point_are_counted_once(rng):
+    """Each costs its length, before it is computed; from then on it is known, to suffixes too."""
+    point = ml.Point(random_field(rng, (2, 5)))
+    with work.bounded(12):
+        first = point.eq(2, 3, 7)
+        assert point.eq(2, 3, 7) is first and point.last(3).eq(0, 3, 7) is first
+        with pytest.raises(VerificationError, match="work"):
+            point.eq(0, 5, 6)

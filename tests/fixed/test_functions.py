@@ -12,6 +12,7 @@ import pytest
 from zkjax import fixed
 from zkjax._compat import x64
 from zkjax.fixed.functions import exp_table, log_table, sigmoid_table, silu_table
+from zkjax.program.tables import round_exactly
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +155,10 @@ def test_tables_are_correctly_rounded(name, rng):
             x = Decimal(int(table.columns[0][i])) / 2**in_fraction
             value = function(x) * 2**out_fraction + Decimal("0.5")
             assert int(value.to_integral_value(rounding="ROUND_FLOOR")) == table.columns[1][i]
+
+
+def test_what_is_close_to_a_tie_is_rounded_by_decimals():
+    """A float64 that may be off to either side does not decide, or machines would differ."""
+    near = np.array([0.5 - 2.0**-45, 1.5 + 2.0**-45, 2.25, -0.5])
+    exact = [Decimal("0.5"), Decimal("1.49999999999999999999"), None, Decimal("-0.5")]
+    assert round_exactly(near, exact.__getitem__, "t").tolist() == [1, 1, 2, 0]

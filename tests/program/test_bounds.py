@@ -783,6 +783,7 @@ def test_tables_hold_the_integers_they_were_given():
         (np.arange(4), np.array([0, 0.5, 1, 1.5])),
         (np.arange(2), np.array([1.0, np.nan])),
         (np.arange(2), np.array([0, 1 << 60])),
+        (np.arange(2), np.array([-(1 << 60), 0])),
         (np.arange(2), np.array([0, 1 << 63], np.uint64)),
         (np.arange(2), np.array([1j, 2])),
         (np.arange(2), np.array(["a", "b"])),
@@ -793,6 +794,17 @@ def test_tables_hold_the_integers_they_were_given():
     ):
         with pytest.raises(ZkjaxError):
             Table("t", columns)
+
+
+def test_tables_are_told_apart_by_their_numbers():
+    """Tables that count as equal become one, and so do values that are looked up in them."""
+    same, others = table_of([1, 2]), [table_of([1, 3]), table_of([1, 2, 3]), range_table(1), "t"]
+    assert table_of([1, 2]) == same and hash(table_of([1, 2])) == hash(same)
+    assert all(same != other for other in others)
+    assert len({t.digest for t in (same, *others[:-1])}) == len(others)
+    assert list(table_of(np.array([1.0, 2.0])).columns[1]) == [1, 2]
+    with pytest.raises(ZkjaxError, match="no integers"):
+        table_of(np.array([0.5, 1.5]))
 
 
 def test_a_table_of_a_narrow_type_means_what_it_says():
@@ -857,6 +869,34 @@ def test_an_obligation_of_any_range_gets_a_check_from_both_sides():
     zkjax.prove(fn)(zkjax.seal(x, openings=1))
     with pytest.raises(ZkjaxError, match="out of range"):
         zkjax.prove(fn)(zkjax.seal(np.array([0, 3, 1], np.int8), openings=1))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 2), (0, 3), (-3, 4), (-128, 127), (0, 2**20 + 5), (-(2**31), 2**31 - 1)]
+)
+def test_the_check_of_an_obligation_is_its_range(low, high):
+    """No wider, or something else would be proved, and no narrower."""
+    b = Builder()
+    x = b.input(0, (4,), "int8", "x", known=True)
+    y = advice(b, "round", [x], (4,), 1)
+    b.rely(y, low, high, "", check=True)
+    b.discharge_by_check(*b.obligations)
+    program = built(b, [(x, "int8", -1)], y)
+    assert prove_bounds(program)[program.outputs[0].var] == (low, high)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 15, 16, 17, 24, 31, 32, 33, 40, 48, 52])
+def test_a_range_check_is_of_so_many_bits(bits):
+    """Its limbs hold exactly the numbers that it is for."""
+    ranges = {False: (0, 2**bits - 1), True: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)}
+    for signed, (low, high) in ranges.items():
+        b = Builder()
+        x = b.input(0, (4,), "int8", "x", known=True)
+        y = b.add("round", [x], (4,), 1 << bits, 1)
+        (b.signed_range_check if signed else b.range_check)(y, bits, y)
+        program = built(b, [(x, "int8", -1)], y)
+        assert prove_bounds(program)[program.outputs[0].var] == (low, high)
+        assert sum(program.shape(r.vars[0]) == (4,) for r in program.lookups) == -(-bits // 16)
 
 
 def test_a_verifier_refuses_a_statement_whose_relations_wrap():

@@ -11,6 +11,8 @@ import pytest
 
 import zkjax
 from zkjax import errors, fixed
+from zkjax.program.program import Port
+from zkjax.prove import compare_with_jax
 
 X = np.arange(-4, 4, dtype=np.int16)
 
@@ -35,6 +37,16 @@ CASES = [
         errors.ScaleError,
         "a power of 1,000,000,000 is that many products",
     ),
+    (
+        lambda x: fixed.encode(fixed.decode(x, 0) ** jnp.inf, 0),
+        errors.UnsupportedPrimitiveError,
+        "constant whole exponents are products",
+    ),
+    (  # a float64 would be 2^53
+        lambda x: jax.lax.div(x.astype(jnp.int64), jnp.int64(2**53 + 1)).astype(jnp.int32),
+        errors.ScaleError,
+        "a constant integer exceeds 2^52",
+    ),
     (  # by a value that is small, but not shown to be 1 or 2
         lambda x: fixed.encode(fixed.decode(x, 8) / (x > 0).astype(jnp.float64), 8),
         errors.OverflowBoundError,
@@ -44,6 +56,14 @@ CASES = [
         lambda x: fixed.encode(fixed.decode(x, 8) * 0.1, 8),
         errors.ScaleError,
         "no short binary form",
+    ),
+    *(
+        (
+            lambda x, number=number: fixed.encode(fixed.decode(x, 8) + number, 8),
+            errors.ScaleError,
+            "a constant is infinite or not a number",
+        )
+        for number in (np.nan, np.inf)
     ),
     (
         lambda x: fixed.decode(x, 8).astype(jnp.int32),
@@ -114,6 +134,13 @@ def test_floating_point_arguments_are_refused_with_advice():
         zkjax.seal(np.ones(3))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_stored(number):
+    for store in (fixed.quantize, fixed.constant):
+        with pytest.raises(errors.ValueRangeError, match="infinite or not a number"):
+            store([0.5, number], 8)
+
+
 def test_quantize_refuses_what_does_not_fit():
     with pytest.raises(errors.ValueRangeError, match="do not fit int8 with 4 fraction bits"):
         fixed.quantize([9.0], 4, "int8")
@@ -170,3 +197,12 @@ def test_arguments_may_be_given_by_name():
     }.items():
         with pytest.raises(errors.OptionError, match=said):
             call()
+
+
+def test_a_program_that_computes_something_else_is_not_proved():
+    """A rule that is wrong for some function is noticed when that function is proved."""
+    ports = [Port(0, "int16", -1, "total"), Port(1, "int16", -1, "")]
+    compare_with_jax(ports, [X, X], [X, X])
+    for wrong, name in (([X + 1, X], "total"), ([X, X[:1]], "0")):
+        with pytest.raises(errors.TraceError, match=f"output {name} .* from what JAX computes"):
+            compare_with_jax(ports, wrong, [X, X])

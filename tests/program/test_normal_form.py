@@ -126,3 +126,14 @@ def test_what_is_dead_has_no_relations():
     b.require_zero(b.affine([(x, 1), (y, -16)]), y)
     program = built(b, [(x, -1)], x)
     assert (len(program.ops), program.lookups, program.zeros) == (1, [], [])
+
+
+def test_moves_that_follow_each_other_are_one():
+    b = Builder()
+    x = b.input(0, (2, 3), "int8", "0", True)
+    flat = b.reshape(x, (6,))
+    tall = b.reshape(flat, (3, 2))
+    assert b.shape(tall) == (3, 2) and b.ops[tall].inputs == (x,)
+    assert b.reshape(tall, (2, 3)) == b.transpose(b.transpose(x, (1, 0)), (1, 0)) == x
+    row = b.broadcast(b.broadcast(b.sum(x, (0,)), (1, 3), (1,)), (4, 3), (0, 1))
+    assert (b.shape(row), b.ops[row].params) == ((4, 3), ((1,), (3,)))

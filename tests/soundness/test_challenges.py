@@ -351,3 +351,31 @@ def test_every_level_has_a_combiner_of_its_own():
     for c, coefficients in zip(drawn, combined, strict=True):
         assert coefficients == [c ** (i + 1) for i in range(len(coefficients))]
     assert max(map(len, combined)) > 1
+
+
+def test_all_pads_and_all_blinding_of_a_proof_differ():
+    """Two messages under one pad tell the difference of two private values, though each of them is
+    uniform; so do two columns under one blinding.
+    """
+    from zkjax.argument.party import Prover
+    from zkjax.argument.tableau import Tableau
+
+    pads, rows, build, start = {}, [], Tableau.__init__, Prover.__init__
+
+    def recorded(self, given, *rest):
+        rows.append(given)
+        build(self, given, *rest)
+
+    def started(self, transcript, given, *rest):
+        pads.update(given)
+        start(self, transcript, given, *rest)
+
+    fn, x = SMALL["rounded"]
+    recording = mock.patch.object(Tableau, "__init__", recorded)
+    with recording, mock.patch.object(Prover, "__init__", started):
+        sealed = zkjax.seal(x, openings=1)
+        zkjax.prove(fn)(sealed)
+    assert all(pads.values())
+    random = [c for kind in ("single", "x", "y") for pad in pads[kind] for c in pad.coefficients]
+    random += rows[0][:, sealed.commitment.code.row :].reshape(-1).tolist()
+    assert 0 not in random and len(set(random)) == len(random)

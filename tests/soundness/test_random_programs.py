@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import zkjax
 from soundness import interpreter
-from soundness.checking import THOROUGH, check_seed, jax_outputs
+from soundness.checking import THOROUGH, check_seed, check_traced, jax_outputs, understated
 from soundness.exact import P, carry_links
 from soundness.programs import SMALL
 from soundness.random_programs import random_function
@@ -26,8 +27,11 @@ from soundness.solutions import (
 from zkjax import fixed
 from zkjax.program.ops import RULES
 from zkjax.program.program import Lookup
+from zkjax.program.rules import indices
+from zkjax.program.rules.indices import first_largest, ranked
 from zkjax.program.tables import range_table
 from zkjax.program.trace import trace_call
+from zkjax.program.tracer import Sym
 
 PROGRAMS, GROUPS = 320, 8
 
@@ -47,6 +51,44 @@ def test_random_programs_have_no_other_solutions(group):
         assert set(outcome.loose) <= {"argmax_bit"}, (seed, outcome.loose, function.source)
     assert seen["accepted"] > 0.5 * PROGRAMS / GROUPS
     assert seen["provable"] > 3 * seen["accepted"]
+
+
+@pytest.mark.parametrize("group", range(2))
+def test_nothing_rests_on_declared_bounds(group):
+    """Programs whose rules declare bounds 40 % too small have no other solutions either."""
+    seen: Counter = Counter()
+    for seed in range(PROGRAMS + group, PROGRAMS + 60, 2):
+        function, outcome = check_seed(seed, understate=0.4)
+        seen[outcome.status] += 1
+        seen["provable"] += outcome.provable
+        assert not outcome.findings, (
+            f"seed {seed}: {outcome.findings[0]}\n{function.source}\n{outcome.inputs}"
+        )
+    assert seen["accepted"] > 15
+    assert seen["provable"] > 2 * seen["accepted"]
+
+
+def test_what_rests_on_a_declared_bound_is_noticed(rng):
+    """Sorting by a rule that takes what it found below all that an honest run may have."""
+
+    def trusting(t, x, k, note):
+        below, found = 2 * t.builder.bounds[x.var] + 1, []
+        for _ in range(k):
+            found.append(first_largest(t, x, t.bits_of(x.var) + 1, note))
+            terms = [(x.var, 1), (found[-1].onehot.var, -below)]
+            x = Sym(t.builder.affine(terms), x.fraction)
+        return found
+
+    inputs = [np.array([-128, 63, -64], np.int8)]
+    for rule, kinds in ((trusting, ["outputs"]), (ranked, [])):
+
+        def order(x):
+            return jnp.argsort(x).astype(jnp.int32)
+
+        with mock.patch.object(indices, "ranked", rule), understated(0.4):
+            traced = trace_call(order, (zkjax.seal(inputs[0]),))
+        outcome = check_traced(traced, order, [inputs], rng, THOROUGH, complete=False)
+        assert [f.kind for f in outcome.findings] == kinds
 
 
 def test_the_interpreter_computes_what_jax_does():

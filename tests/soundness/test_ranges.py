@@ -19,7 +19,7 @@ from zkjax import fixed
 from zkjax.argument.entropy import Entropy
 from zkjax.errors import ValueRangeError, VerificationError
 from zkjax.program.builder import Builder, power_of_two_spans
-from zkjax.program.dtypes import DTYPE_RANGES
+from zkjax.program.dtypes import DTYPE_RANGES, MAX_BOUND, PUBLIC_RANGES
 from zkjax.program.normal_form import normal_form
 from zkjax.program.program import Port
 from zkjax.proof import Commitment
@@ -206,6 +206,15 @@ def test_spans():
         assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
         padded = sum(1 << (b - a - 1).bit_length() for a, b in spans)
         assert padded <= 1.15 * n or n < 16
+
+
+def test_the_ranges_of_types_are_numpys():
+    ranges = {
+        name: (np.iinfo(name).min, np.iinfo(name).max) for name in DTYPE_RANGES.keys() - {"bool"}
+    }
+    assert {"bool": (0, 1), **ranges} == DTYPE_RANGES
+    assert {"int64": (-(2**52), 2**52), **DTYPE_RANGES} == PUBLIC_RANGES
+    assert MAX_BOUND == 2**52
 
 
 def test_every_dtype_can_be_ranged():

@@ -55,3 +55,29 @@ def test_a_text_is_counted_before_it_is_parsed(monkeypatch, block):
     for text in (b"1.5", b"[NaN]", b"[-Infinity]", b'{"a":1,"a":2}', b"[1", b"[1] 2"):
         with pytest.raises(StatementError, match="not JSON"):
             wire.parse(text, "here", 1000)
+
+
+LETTER, DIGIT = wire.text(1), wire.integer(0, 9)
+# A reader, values that it takes, and values that it refuses.
+READERS = {
+    "items": (wire.items(DIGIT, 2, 1), [[1], [1, 2]], [[], [1, 2, 3], "1", {"1": 1}, None]),
+    "row": (wire.row(LETTER, LETTER), [["a", "b"]], [["a"], ["a"] * 3, "ab", {"a": 1, "b": 2}, 7]),
+    "short row": (wire.row(DIGIT, LETTER, optional=1), [[1], [1, "a"]], [[], [1, "a", 2], ["a"]]),
+    "record": (
+        wire.record({"a": DIGIT}, {"b": DIGIT}),
+        [{"a": 1}, {"a": 1, "b": 2}],
+        [{}, {"b": 1}, {"a": 1, "c": 2}, {"a": "1"}, ["a"], None],
+    ),
+    "plain record": (wire.record({"a": DIGIT}), [{"a": 1}], [{"a": 1, "b": 2}]),
+    "hexadecimal": (wire.hexadecimal(2, 1), ["00", "09af"], ["", "0", "000", "AF", "000000", 0]),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_takes_what_it_should_and_nothing_else(name):
+    read, fine, wrong = READERS[name]
+    for value in fine:
+        read(value, "here")
+    for value in wrong:
+        with pytest.raises(StatementError, match="here"):
+            read(value, "here")

@@ -223,6 +223,12 @@ def test_copies_in_memory_share_their_openings():
         pickle.dumps(sealed)
 
 
+def test_a_sealed_value_is_equal_to_itself_alone():
+    """Two of the same data have openings of their own."""
+    first, second = zkjax.seal(X), zkjax.seal(X)
+    assert first == first and first != second and len({first, second}) == 2
+
+
 def test_values_cannot_be_changed_in_place(tmp_path):
     """Not by who handed them over, nor by who is given them: seal, load, shares and outputs."""
     mine = X.copy()

@@ -28,7 +28,7 @@ _S32 = np.uint64(32)
 
 def array_namespace(x: Array):
     """``numpy`` or ``jax.numpy``, whichever made ``x``."""
-    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
+    return x.__array_namespace__()
 
 
 def add(a: Array, b: Array) -> Array:

@@ -90,7 +90,6 @@ class Builder:
         self.intervals: dict[int, tuple[int, int]] = {}  # that a variable's own relations require
         # Of the carry v of a scan: (start, a, c) with |v| <= a |start| + c, if that is known.
         self.growth: dict[int, tuple[int, int, int]] = {}
-        self.carries = 0
         self.where = ""
         self._known: dict[bytes, int] = {}
         self._relations: set = set()
@@ -174,7 +173,6 @@ class Builder:
         var = self.add("constant", (), core.shape, bound, len(self.constants), key=key)
         if len(self.ops) > before:
             self.constants.append(core)
-            self.ops[var] = Op("constant", (), core.shape, (len(self.constants) - 1,))
         if core.shape == shape:
             return var
         return self.broadcast(var, shape, keep)

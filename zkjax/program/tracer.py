@@ -127,7 +127,8 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     needed = np.where(k == 0, 0, 53 - trailing - exponent)
     fraction = int(np.max(needed, initial=0))
     scaled = values * 2.0 ** min(fraction, MAX_EXPONENT)
-    if fraction > MAX_FRACTION or np.abs(scaled).max(initial=0) >= 2.0**52:
+    whole = np.array_equal(scaled, np.floor(scaled))  # whatever a machine's log2 gives
+    if fraction > MAX_FRACTION or not whole or np.abs(scaled).max(initial=0) >= 2.0**52:
         sample = values.reshape(-1)[int(np.argmax(needed))]
         raise ScaleError(
             f"the constant {sample!r} has no short binary form (it would need {fraction} fraction "

@@ -28,16 +28,18 @@ def _neg(t: Tracer, eqn, x):
     return [t.add([(x, -1)])]
 
 
-def uniform(value) -> float | None:
-    """The number that all entries of a constant are, if they are one."""
+def uniform(value) -> float | int | None:
+    """The number that all entries of a constant are, if they are one; as it is, for a float64 may
+    be another number than a large integer.
+    """
     if not isinstance(value, np.ndarray) or not value.size:
         return None
     entries = distinct(value)
     first = entries.flat[0]
-    return float(first) if np.all(entries == first) else None
+    return first.item() if np.all(entries == first) else None
 
 
-def scale(t: Tracer, x: Sym, constant: float) -> Sym:
+def scale(t: Tracer, x: Sym, constant: float | int) -> Sym:
     """x times one dyadic number; powers of two move the point and cost nothing."""
     k, fraction = dyadic(np.asarray(constant), t.where)
     k = int(k)
@@ -72,7 +74,8 @@ def _square(t: Tracer, eqn, x):
 def _pow(t: Tracer, eqn, x, y):
     """By a constant whole number."""
     number = uniform(y)
-    if not isinstance(x, Sym) or number is None or not number.is_integer():
+    whole = number is not None and np.isfinite(number) and number == np.floor(number)
+    if not isinstance(x, Sym) or not whole:
         raise t.unsupported(eqn)
     return [power(t, t.spread(x, eqn.outvars[0].aval.shape), int(number))]
 

@@ -87,7 +87,7 @@ def _ceil(t: Tracer, eqn, x):
     return [Sym(t.builder.affine([(below.var, -1)]), 0)]
 
 
-def divisor_of(t: Tracer, y: Value, what: str) -> float:
+def divisor_of(t: Tracer, y: Value, what: str) -> float | int:
     """The one constant that is divided by."""
     divisor = uniform(y)
     if divisor is None:
@@ -105,7 +105,7 @@ def divisor_of(t: Tracer, y: Value, what: str) -> float:
 def _div(t: Tracer, eqn, x, y):
     out = eqn.outvars[0].aval
     if out.dtype != np.float64:
-        c = int(divisor_of(t, y, "a division of integers"))
+        c = int(dyadic(np.asarray(divisor_of(t, y, "a division of integers")), t.where)[0])
         unsigned, note = out.dtype.kind == "u", f"a division by {c} at {t.where}"
         return [truncated(t, t.spread(x, out.shape), c, unsigned, note).quotient]
     x = t.spread(x, out.shape)

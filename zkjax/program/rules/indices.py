@@ -93,7 +93,9 @@ def _fixed_argmax(t: Tracer, eqn, x):
 def ranked(t: Tracer, x: Sym, k: int, note: str) -> list[Found]:
     """The k largest over the last axis, of equal ones the first first."""
     b = t.builder
-    below = 2 * b.bounds[x.var] + 1  # takes any element under all the others
+    # By which no two of the others differ, says the first maximum's relation; a declared bound does
+    # not say so of all runs. So what was taken is below what was not.
+    below = 2 << t.bits_of(x.var)
     found: list[Found] = []
     for _ in range(k):
         found.append(first_largest(t, x, t.bits_of(x.var) + 1, note))
