@@ -892,7 +892,14 @@ FUNCTIONS: dict[str, list[Line]] = {
             "and has one",
         ),
         Line(
+            "lax.top_k(x, 2)",
+        ),
+        Line(
+            "lax.top_k(v, 2)[0]",
+        ),
+        Line(
             "lax.top_k(v, 2)",
+            cure="take those of integers, zkjax.fixed.encode(x, fraction=...), or use jnp.argsort",
         ),
         Line(
             "lax.sort((x, v), num_keys=1)",

@@ -80,7 +80,7 @@ def test_the_page_is_that_of_the_list():
 
 PROVED = [
     "jnp.argmax(v, axis=1)",
-    "lax.top_k(v, 2)",
+    "lax.top_k(x, 2)",
     "x.astype(jnp.int16) // 3",
     "jnp.select([v > 1.0, v > 0.0], [v, 2.0 * v], -v)",
     "lax.conv(v.reshape(1, 1, 3, 4), v[:2, :2].reshape(1, 1, 2, 2), (1, 1), 'SAME')",

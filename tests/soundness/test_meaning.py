@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from unittest import mock
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import io_callback
 
 import zkjax
 from soundness.cheating import bump, evaluate, trace_call
@@ -213,6 +215,47 @@ def inner_loop(x):
     return lax.map(row, x)
 
 
+def on_one_device(fn):
+    """In a mesh of one device, whose axis is "i"."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
+    spec = jax.sharding.PartitionSpec()
+    return jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+@jax.custom_batching.custom_vmap
+def doubled(x):
+    return x * 2.0
+
+
+@doubled.def_vmap
+def _(size, batched, x):
+    """Another function, which JAX applies under vmap alone."""
+    return x * 4.0, batched[0]
+
+
+CALLS = itertools.count()
+
+
+def called():
+    return np.float64(next(CALLS))
+
+
+HELD = jax.new_ref(jnp.zeros(3))
+NUMBER = jax.ShapeDtypeStruct((), np.float64)
+
+
+def branch(index):
+    """One of three branches, by a constant that JAX does not clip here."""
+
+    def fn(x):
+        cases = [lambda v: v, lambda v: v * 2.0, lambda v: v * 4.0]
+        made = jax.make_jaxpr(lambda i, v: lax.switch(i, cases, v))(0, real(x))
+        (eqn,) = (e for e in made.eqns if e.primitive.name == "cond")
+        return i32(eqn.primitive.bind(np.int32(index), real(x), **eqn.params)[0])
+
+    return fn
+
+
 X, TABLE = np.array([1, -1, 2], dtype=np.int8), np.arange(12, dtype=np.int8).reshape(3, 4) - 6
 LARGE = np.array([[4097, 0], [4097, 1]], dtype=np.int16)
 
@@ -323,6 +366,50 @@ CASES = {
     "stacks": (lambda x: jnp.stack([x, x * 0 + 3, x[::-1]], 1).astype(jnp.int32), TABLE),
     "tiles": (lambda x: i32(jnp.tile(real(x), (2, 1, 3))), TABLE),
     "a power of zero": (lambda x: i32(lax.integer_pow(real(x), 0)), X),
+    "nothing is sent": (on_one_device(lambda x: lax.ppermute(i32(x), "i", [])), X),
+    "sent to itself": (on_one_device(lambda x: lax.ppermute(i32(x), "i", [(0, 0)])), X),
+    "a product in float32": (
+        lambda x: i32(jnp.matmul(real(x), jnp.full((2, 2), 2.0**15 + 1), precision="F32_F32_F32")),
+        LARGE,
+    ),
+    "a product in bfloat16": (
+        lambda x: i32(jnp.matmul(real(x), jnp.full((2, 2), 257.0), precision="BF16_BF16_F32")),
+        LARGE,
+    ),
+    "a product of the highest precision": (
+        lambda x: i32(jnp.matmul(real(x), jnp.full((2, 2), 2.0**15 + 1), precision="highest")),
+        LARGE,
+    ),
+    "a rule for vmap in a loop": (lambda x: i32(lax.map(doubled, real(x))), X),
+    "a callback of constants": (lambda x: i32(real(x) + io_callback(called, NUMBER)), X),
+    "a pure callback of constants": (
+        lambda x: i32(real(x) + jax.pure_callback(called, NUMBER)),
+        X,
+    ),
+    "random numbers of constants": (
+        lambda x: i32(real(x) + jnp.floor(lax.rng_uniform(0.0, 2.0**20, (3,)))),
+        X,
+    ),
+    "a callback in a loop": (
+        lambda x: i32(lax.map(lambda v: io_callback(called, NUMBER) + v, real(x))),
+        X,
+    ),
+    "a reference from outside": (lambda x: i32(real(x) + HELD[...]), X),
+    "a reference": (lambda x: i32(real(x) + jax.new_ref(jnp.zeros(3))[...]), X),
+    "a branch before the first": (branch(-1), X),
+    "a branch after the last": (branch(3), X),
+    "equal to constants": (lambda x: i32(lax.eq(jnp.array([1.0, 2, 3]), real(x))), X),
+    "unequal to constants": (lambda x: i32(lax.ne(jnp.array([1.0, 2, 3]), real(x))), X),
+    "to the power of infinity": (lambda x: i32(real(x) ** jnp.inf), X),
+    "the least number": (lambda x: i32(real(x) > 5e-324), X),
+    "the places of zeros of both signs": (
+        lambda x: lax.top_k(real(x) * np.array([-1.0, 1.0, -1.0]), 2)[1],
+        0 * X,
+    ),
+    "the largest of zeros of both signs": (
+        lambda x: i32(lax.top_k(real(x) * np.array([-1.0, 1.0, -1.0]), 2)[0]),
+        0 * X,
+    ),
     "a kept carry": (lambda x: lax.scan(lambda c, y: (c, (c, y)), x[0], x), TABLE),
 }
 
@@ -348,7 +435,9 @@ PROVED = [
     *("a scalar of each row times a constant", "a column divided by a constant"),
     *("the upper half of an unsigned type", "exclusive or", "any and all"),
     *("a gradient at a class", "a narrower type, reversed", "a conversion that is not used"),
-    "one of two conversions is not used",
+    *("one of two conversions is not used", "sent to itself", "equal to constants"),
+    *("unequal to constants", "a product of the highest precision"),
+    "the largest of zeros of both signs",
 ]
 
 

@@ -26,6 +26,9 @@ CALLS = {
     "remat2",
 }
 
+# What gives another value each time it is called, or is not JAX: it is no constant.
+NOT_CONSTANT = {"io_callback", "new_ref", "pure_callback", "rng_uniform"}
+
 # What a device says to others of its mesh, and where values are to lie.
 ON_ONE_DEVICE = {
     "all_gather",
@@ -48,10 +51,14 @@ ON_ONE_DEVICE = {
 
 
 def on_one_device(eqn, operands: Sequence, reshaped: Callable[[Any, tuple], Any]) -> list:
-    """What one of ``ON_ONE_DEVICE`` gives in a mesh of one device: its operands, and index 0."""
+    """What one of ``ON_ONE_DEVICE`` gives in a mesh of one device: its operands, and index 0; zeros
+    where a permutation sends the device nothing.
+    """
     avals = [v.aval for v in eqn.outvars]
     if eqn.primitive.name == "axis_index":
         return [np.zeros((), avals[0].dtype)]
+    if eqn.primitive.name == "ppermute" and not eqn.params["perm"]:
+        return [np.zeros(a.shape, a.dtype) for a in avals]
     return [reshaped(x, tuple(a.shape)) for x, a in zip(operands, avals, strict=True)]
 
 
@@ -82,6 +89,16 @@ def inner_jaxpr(eqn):
                 return inner
             return ClosedJaxpr(inner, ())
     return None
+
+
+def primitives_of(eqn) -> set[str]:
+    """The names of an equation's primitive and of all those in its bodies."""
+    names = {eqn.primitive.name}
+    for value in eqn.params.values():
+        for body in value if isinstance(value, tuple | list) else (value,):
+            for inner in getattr(getattr(body, "jaxpr", body), "eqns", ()):
+                names |= primitives_of(inner)
+    return names
 
 
 def scans_of(eqn) -> int:
@@ -118,7 +135,11 @@ def fold_constants(eqn, inputs: list[np.ndarray]) -> list:
 
 
 def known_array(value) -> np.ndarray:
-    """A value known at trace time; UnsupportedPrimitiveError for a random key."""
+    """A value known at trace time; UnsupportedPrimitiveError for a random key or a reference."""
+    if hasattr(value, "addupdate"):
+        raise UnsupportedPrimitiveError(
+            "references cannot be used inside; read them outside and pass in what they hold"
+        )
     try:
         return np.asarray(value)
     except TypeError as error:

@@ -18,10 +18,12 @@ from zkjax.program.builder import Builder, distinct
 from zkjax.program.dtypes import MAX_BOUND
 from zkjax.program.hints import HINTS, hint_for
 from zkjax.program.jaxprs import (
+    NOT_CONSTANT,
     ON_ONE_DEVICE,
     fold_constants,
     inner_jaxpr,
     known_array,
+    primitives_of,
     scans_of,
     source_line,
     used_equations,
@@ -124,8 +126,9 @@ def dyadic(values: np.ndarray, where: str) -> tuple[np.ndarray, int]:
     trailing = np.log2(np.maximum(k & -k, 1).astype(np.float64))
     needed = np.where(k == 0, 0, 53 - trailing - exponent)
     fraction = int(np.max(needed, initial=0))
-    scaled = values * 2.0**fraction
-    if fraction > MAX_FRACTION or np.abs(scaled).max(initial=0) >= 2.0**52:
+    scaled = values * 2.0 ** min(fraction, MAX_EXPONENT)
+    whole = np.array_equal(scaled, np.floor(scaled))  # whatever a machine's log2 gives
+    if fraction > MAX_FRACTION or not whole or np.abs(scaled).max(initial=0) >= 2.0**52:
         sample = values.reshape(-1)[int(np.argmax(needed))]
         raise ScaleError(
             f"the constant {sample!r} has no short binary form (it would need {fraction} fraction "
@@ -142,6 +145,7 @@ class Tracer:
     Attributes:
       where: the source line of the equation at hand.
       scans: number of scans met so far.
+      used: the variables that are read somewhere in the jaxpr at hand.
       path: the equation at hand and those around it, the outermost first.
       loops: how many scans the equation at hand is inside of.
       carry_keys, carry_fractions: (scan, carry) and fraction bits of each "carry" variable.
@@ -153,6 +157,7 @@ class Tracer:
     loops: int = 0
     carry_keys: list[tuple[int, int]] = field(default_factory=list)
     carry_fractions: list[int] = field(default_factory=list)
+    used: set[Any] = field(default_factory=set)
     path: list[Any] = field(default_factory=list)
 
     # What rules use ---------------------------------------------------------------------------
@@ -232,9 +237,12 @@ class Tracer:
             env[var] = known_array(const)
         for var, value in zip(jaxpr.invars, inputs, strict=True):
             env[var] = value
-        outer = self.where
-        for eqn in used_equations(jaxpr):
+        outer, equations = self.where, used_equations(jaxpr)
+        read_here = [*jaxpr.outvars, *(v for eqn in equations for v in eqn.invars)]
+        used = {v for v in read_here if not hasattr(v, "val")}
+        for eqn in equations:
             self.where = self.builder.where = source_line(eqn) or outer
+            self.used = used
             outputs = self.equation(eqn, [read(a) for a in eqn.invars])
             for var, value in zip(eqn.outvars, outputs, strict=True):
                 env[var] = value
@@ -262,6 +270,8 @@ class Tracer:
             self.scans += scans_of(eqn)
             return [np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         if all(isinstance(x, np.ndarray) for x in inputs) and name not in KEEP_SYMBOLIC:
+            if not NOT_CONSTANT.isdisjoint(primitives_of(eqn)):
+                raise self.unsupported(eqn)
             self.scans += scans_of(eqn)
             return fold_constants(eqn, inputs)  # type: ignore[arg-type]
         if name not in PRIMITIVES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.jaxprs import scans_in
 from zkjax.program.rules.comparison import chosen
 from zkjax.program.tracer import Tracer, primitive
@@ -15,14 +16,16 @@ def _cond(t: Tracer, eqn, index, *operands):
     ranges, as with ``jnp.where``.
     """
     branches = eqn.params["branches"]
+    what = f"the index of a branch is not shown to be below {len(branches)}"
     if isinstance(index, np.ndarray):
-        known = min(max(int(index), 0), len(branches) - 1)
+        known = int(index)
+        if not 0 <= known < len(branches):
+            raise UnsupportedPrimitiveError(what, t.where)
         t.scans += sum(map(scans_in, branches[:known]))
         outputs = t.run(branches[known], operands)
         t.scans += sum(map(scans_in, branches[known + 1 :]))
         return outputs
     found = [t.run(branch, operands) for branch in branches]
-    what = f"the index of a branch is not shown to be below {len(branches)}"
     return [
         chosen(t, index, [outputs[i] for outputs in found], tuple(var.aval.shape), what)
         for i, var in enumerate(eqn.outvars)

@@ -74,7 +74,7 @@ def _eq(t: Tracer, eqn, x, y):
     known = against_infinity(eqn, x, y)
     if known is not None:
         return [known]
-    if isinstance(y, Sym) and x == y:
+    if isinstance(x, Sym) and isinstance(y, Sym) and x == y:
         return [np.ones(eqn.outvars[0].aval.shape, bool)]
     difference = t.add([(x, 1), (y, -1)])
     up, down = nonnegative(t, difference), nonnegative(t, t.add([(difference, -1)]))

@@ -7,6 +7,9 @@ import numpy as np
 from zkjax.errors import ScaleError
 from zkjax.program.tracer import Sym, Tracer, primitive
 
+# Other algorithms convert their operands first, as to float32 or bfloat16.
+EXACT_PRODUCTS = {"DEFAULT", "HIGH", "HIGHEST", "F64_F64_F64"}
+
 
 def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
     """sum over the summed axis pairs, elementwise over the batch pairs.
@@ -43,6 +46,12 @@ def _dot_general(t: Tracer, eqn, x, y):
     (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
     kinds = {v.aval.dtype.kind for v in eqn.invars}
     out = eqn.outvars[0].aval.dtype
+    precision = eqn.params.get("precision")
+    levels = precision is None or isinstance(precision, tuple)  # of float32, not of float64
+    if not levels and getattr(precision, "name", "") not in EXACT_PRODUCTS:
+        raise ScaleError(
+            f"a product of precision {precision} is not exact; leave the precision out", t.where
+        )
     same = {v.aval.dtype for v in eqn.invars} == {out}
     wider = kinds <= set("iub") and (out.kind in "if" or (out.kind == "u" and "i" not in kinds))
     if not same and not wider:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zkjax.program.jaxprs import ON_ONE_DEVICE, inner_jaxpr, known_array
+from zkjax.program.jaxprs import NOT_CONSTANT, ON_ONE_DEVICE, inner_jaxpr, known_array
 
 
 def is_plain(eqn) -> bool:
@@ -19,7 +19,7 @@ def is_plain(eqn) -> bool:
     name, inner = eqn.primitive.name, inner_jaxpr(eqn)
     if inner is not None:
         return all(is_plain(e) for e in inner.jaxpr.eqns)
-    bodies = {"cond", "scan", "while", *ON_ONE_DEVICE}
+    bodies = {"cond", "scan", "while", *NOT_CONSTANT, *ON_ONE_DEVICE}
     return not (eqn.effects or name in bodies or name.startswith(("zk_", "random_")))
 
 

@@ -16,8 +16,13 @@ hint(
     "random_gamma",
     "threefry2x32",
     "rng_bit_generator",
+    "rng_uniform",
     "nn.Dropout",
     "nnx.Dropout",
+)
+hint(
+    "a value is computed from others and not changed: x.at[...].set gives a new array",
+    "new_ref",
 )
 hint(
     "compute it outside and pass the result in; that A @ X equals B is a product, which the "

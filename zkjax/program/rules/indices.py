@@ -125,6 +125,14 @@ def _top_k(t: Tracer, eqn, x):
     rank = len(t.builder.shape(x.var))
     k, axis = eqn.params["k"], eqn.params.get("axis", rank - 1) % rank
     _require_few(t, eqn, k, "the largest")
+    if eqn.outvars[1] in t.used and eqn.invars[0].aval.dtype.kind == "f":
+        # For JAX 0.0 is here more than -0.0, which a product with a negative number gives.
+        raise UnsupportedPrimitiveError(
+            "where the largest of floating-point numbers are cannot be proved, for JAX tells -0.0 "
+            "from 0.0 here; take those of integers, zkjax.fixed.encode(x, fraction=...), or use "
+            "jnp.argsort",
+            t.where,
+        )
     x = moved_last(t, x, axis)
     found = ranked(t, x, k, f"'top_k' at {t.where}")
     values = [along_last(t, f.onehot, x) for f in found]

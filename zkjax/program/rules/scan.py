@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from zkjax._compat import scan_sizes
-from zkjax.errors import OverflowBoundError, ScaleError
+from zkjax.errors import OverflowBoundError, ScaleError, UnsupportedPrimitiveError
 from zkjax.program.builder import Builder
 from zkjax.program.dtypes import MAX_BOUND
-from zkjax.program.hints import hint
+from zkjax.program.hints import hint, hint_for
 from zkjax.program.induction import repeated
 from zkjax.program.intervals import GROWTH, Sums, chosen_by_onehot
-from zkjax.program.jaxprs import scans_of
+from zkjax.program.jaxprs import NOT_CONSTANT, primitives_of, scans_of
 from zkjax.program.ops import RULES
 from zkjax.program.rules.counting import known_carries
 from zkjax.program.tracer import Sym, Tracer, Value, primitive
@@ -60,6 +60,17 @@ class _Loop:
         n_const, n_carry = scan_sizes(p)
         first_x = n_const + n_carry
         avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+        inside = primitives_of(eqn)
+        if outside := sorted(inside & NOT_CONSTANT):
+            raise UnsupportedPrimitiveError(
+                f"'{outside[0]}' in a scan cannot be proved; {hint_for('', outside[0])}", t.where
+            )
+        if "custom_vmap_call" in inside:
+            raise UnsupportedPrimitiveError(
+                "'custom_vmap_call' in a scan cannot be proved: all steps are proved at once, by "
+                "its rule for vmap, and that is another function; call the function without it",
+                t.where,
+            )
         body_in, body_out = closed.jaxpr.invars, closed.jaxpr.outvars
         kept = [i for i in range(n_carry) if body_out[i] is body_in[n_const + i]]
         known = known_carries(closed, n_const, n_carry, inputs, length, reverse)
