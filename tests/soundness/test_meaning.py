@@ -217,9 +217,13 @@ def inner_loop(x):
 
 def on_one_device(fn):
     """In a mesh of one device, whose axis is "i"."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
-    spec = jax.sharding.PartitionSpec()
-    return jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+    def sharded(x):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
+        spec = jax.sharding.PartitionSpec()
+        return jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(x)
+
+    return sharded
 
 
 @jax.custom_batching.custom_vmap
@@ -240,8 +244,13 @@ def called():
     return np.float64(next(CALLS))
 
 
-HELD = jax.new_ref(jnp.zeros(3))
+HELD: list = []  # a reference
 NUMBER = jax.ShapeDtypeStruct((), np.float64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def held():
+    HELD.append(jax.new_ref(jnp.zeros(3)))
 
 
 def branch(index):
@@ -394,7 +403,7 @@ CASES = {
         lambda x: i32(lax.map(lambda v: io_callback(called, NUMBER) + v, real(x))),
         X,
     ),
-    "a reference from outside": (lambda x: i32(real(x) + HELD[...]), X),
+    "a reference from outside": (lambda x: i32(real(x) + HELD[0][...]), X),
     "a reference": (lambda x: i32(real(x) + jax.new_ref(jnp.zeros(3))[...]), X),
     "a branch before the first": (branch(-1), X),
     "a branch after the last": (branch(3), X),
