@@ -228,17 +228,17 @@ def run(chosen: Chosen, todo: list[Mutant], workers: int, seconds: float) -> Non
 
     def note(some: Iterable[tuple[Any, Callable[[], dict], float]]) -> None:
         start = time.monotonic()
-        with RESULTS.open("a") as file:
-            for count, ((mutant, every), answer) in enumerate(run_all(some, workers), 1):
-                answer = answer or {"verdict": "undecided", "by": "out of time"}
-                if answer["verdict"] == "killed":
-                    chosen.killed(mutant.path, answer["by"])
-                if answer["verdict"] == "survived" and not (every and chosen.all):
-                    answer = {"verdict": "undecided", "by": NOT_ALL}
-                where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
-                print(json.dumps(where | answer), file=file, flush=True)
-                pace = (time.monotonic() - start) / count
-                print(f"{answer['verdict']:9s} {pace:4.1f} s each  {mutant}", flush=True)
+        for count, ((mutant, every), answer) in enumerate(run_all(some, workers), 1):
+            answer = answer or {"verdict": "undecided", "by": "out of time"}
+            if answer["verdict"] == "killed":
+                chosen.killed(mutant.path, answer["by"])
+            if answer["verdict"] == "survived" and not (every and chosen.all):
+                answer = {"verdict": "undecided", "by": NOT_ALL}
+            where = {k: getattr(mutant, k) for k in ("name", "path", "unit", "line", "change")}
+            with RESULTS.open("a") as file:  # each time: a commit may have replaced it
+                print(json.dumps(where | answer), file=file)
+            pace = (time.monotonic() - start) / count
+            print(f"{answer['verdict']:9s} {pace:4.1f} s each  {mutant}", flush=True)
 
     in_a_process(lambda: collected(TESTS, changed))
     note(tasks([m for m in todo if chosen.by_import(m)], imported))

@@ -385,6 +385,12 @@ CASES = {
         lambda x: i32(jnp.matmul(real(x), jnp.full((2, 2), 257.0), precision="BF16_BF16_F32")),
         LARGE,
     ),
+    "a convolution in bfloat16": (
+        lambda x: i32(
+            jnp.convolve(real(x).reshape(-1), jnp.array([257.0, 1.0]), precision="BF16_BF16_F32")
+        ),
+        LARGE,
+    ),
     "a product of the highest precision": (
         lambda x: i32(jnp.matmul(real(x), jnp.full((2, 2), 2.0**15 + 1), precision="highest")),
         LARGE,

@@ -41,17 +41,22 @@ def contract(t: Tracer, x: Sym, y: Sym, batch, summed) -> Sym:
     return Sym(b.add("contract", [x.var, y.var], shape, bound, batch_pairs, pairs), fraction)
 
 
-@primitive("dot_general")
-def _dot_general(t: Tracer, eqn, x, y):
-    (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
-    kinds = {v.aval.dtype.kind for v in eqn.invars}
-    out = eqn.outvars[0].aval.dtype
+def require_exact(t: Tracer, eqn) -> None:
+    """ScaleError for a product by an algorithm that rounds the operands first."""
     precision = eqn.params.get("precision")
     levels = precision is None or isinstance(precision, tuple)  # of float32, not of float64
     if not levels and getattr(precision, "name", "") not in EXACT_PRODUCTS:
         raise ScaleError(
             f"a product of precision {precision} is not exact; leave the precision out", t.where
         )
+
+
+@primitive("dot_general")
+def _dot_general(t: Tracer, eqn, x, y):
+    (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
+    kinds = {v.aval.dtype.kind for v in eqn.invars}
+    out = eqn.outvars[0].aval.dtype
+    require_exact(t, eqn)
     same = {v.aval.dtype for v in eqn.invars} == {out}
     wider = kinds <= set("iub") and (out.kind in "if" or (out.kind == "u" and "i" not in kinds))
     if not same and not wider:

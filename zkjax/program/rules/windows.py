@@ -6,7 +6,7 @@ import numpy as np
 
 from zkjax.errors import UnsupportedPrimitiveError
 from zkjax.program.hints import hint
-from zkjax.program.rules.contraction import contract
+from zkjax.program.rules.contraction import contract, require_exact
 from zkjax.program.rules.indexing import require_small
 from zkjax.program.rules.running import along, larger, smaller
 from zkjax.program.rules.shapes import surrounded
@@ -40,6 +40,7 @@ def divided(t: Tracer, x: Sym, axis: int, groups: int) -> Sym:
 @primitive("conv_general_dilated")
 def _conv(t: Tracer, eqn, x, kernel):
     """sum over channels c and elements k of x[n, c, place + k] kernel[o, c, k]."""
+    require_exact(t, eqn)
     p, b = eqn.params, t.builder
     numbers = p["dimension_numbers"]
     x, kernel = t.sym(x), t.sym(kernel)
