@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import SourceFileLoader
@@ -130,9 +131,11 @@ class Touched:
     def start(self) -> None:
         self._codes, self._start = set(), time.perf_counter()
         sys.settrace(self._call)
+        threading.settrace(self._call)
 
     def stop(self) -> dict:
         sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
         prefix = str(ROOT / "zkjax") + os.sep
         units = {unit_of(c) for c in self._codes if c.co_filename.startswith(prefix)}
         seconds = round(time.perf_counter() - self._start, 3)
