@@ -409,6 +409,16 @@ CASES = {
         lambda x: i32(lax.map(lambda v: io_callback(called, NUMBER) + v, real(x))),
         X,
     ),
+    "a pure callback in a loop": (
+        lambda x: i32(
+            lax.fori_loop(0, 3, lambda i, v: v + jax.pure_callback(called, NUMBER, i), real(x))
+        ),
+        X,
+    ),
+    "a product of signed and unsigned": (
+        lambda x: lax.dot(i32(real(x)), x.astype(jnp.uint32), preferred_element_type=jnp.uint32),
+        X,
+    ),
     "a reference from outside": (lambda x: i32(real(x) + HELD[0][...]), X),
     "a reference": (lambda x: i32(real(x) + jax.new_ref(jnp.zeros(3))[...]), X),
     "a branch before the first": (branch(-1), X),
