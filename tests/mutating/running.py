@@ -14,6 +14,7 @@ import ast
 import builtins
 import gc
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import _lru_cache_wrapper
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -118,17 +120,26 @@ def _definition(tree: ast.Module, unit: str) -> ast.FunctionDef:
     return node
 
 
+def _is_of_tests(function: Callable) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(str(ROOT / "tests") + os.sep)
+
+
 class Touched:
     """A plugin of pytest: which units of zkjax every test calls, and how long it takes."""
 
-    def __init__(self):
+    def __init__(self, caches: Sequence[Any] = ()):
+        """caches: those of the tests; what one test has computed, the next one reaches as well."""
         self.tests: dict[str, dict] = {}
         self._codes: set = set()
+        self._caches = caches
 
     def _call(self, frame, event, _) -> None:
         self._codes.add(frame.f_code)
 
     def start(self) -> None:
+        for cached in self._caches:
+            cached.cache_clear()
         self._codes, self._start = set(), time.perf_counter()
         sys.settrace(self._call)
         threading.settrace(self._call)
@@ -182,6 +193,11 @@ class Collected:
             raise RuntimeError("an import of a test has started JAX; a fork would hang")
         self._items = {item.nodeid: item for item in session.items}
         self.functions = Functions()
+        self.caches = [
+            found
+            for found in gc.get_objects()
+            if isinstance(found, _lru_cache_wrapper) and _is_of_tests(inspect.unwrap(found))
+        ]
         gc.collect()
         gc.freeze()
         self._then(self)
@@ -235,7 +251,7 @@ def touched_by(tests: Collected, names: Sequence[str]) -> Callable[[], dict]:
     """A task for a child: run tests and say what they reach."""
 
     def run() -> dict:
-        plugin = Touched()
+        plugin = Touched(tests.caches)
         tests.run(names, plugin, lambda: False)
         return plugin.tests
 
