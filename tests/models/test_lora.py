@@ -136,7 +136,7 @@ def test_an_adapter_is_what_merging_it_gives(name):
     plain = jax.tree.leaves(model(x))
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(got), plain, strict=True))
     fresh = lora.init(targets, jax.random.key(0))
-    close(lora.attach(model, fresh, targets)(x), model(x), 1e-9)  # B is zero
+    close(lora.attach(model, fresh, targets)(x), model(x), 1e-6)  # B is zero
     after = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
     assert all("WithLora" not in type(m).__name__ for _, m in nnx.iter_modules(model))
