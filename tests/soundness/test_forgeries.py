@@ -362,6 +362,30 @@ def test_a_range_check_is_not_lost_when_its_owner_is_merged_away(name):
     rejected(traced, proof, "linear test")
 
 
+def test_what_was_taken_is_below_what_was_not():
+    """The second largest is another entry, also of numbers that no honest run gets to: formats
+    allow a quotient times its divisor more than the 52 bits that are declared of it.
+    """
+
+    def alike(x, d):
+        v, w = fixed.decode(x, 0), fixed.decode(d, 0)
+        first, second = jax.lax.top_k(fixed.divide(v, w, 28, 44) * w, 2)[0]
+        return first == second
+
+    x, d = of32(3 * 2**23, -3 * 2**23), np.array([2**15, 2**15], dtype=np.uint16)
+    sealed = zkjax.seal(x, openings=4)
+    with pytest.raises(ValueRangeError, match="fixed point holds 52"):
+        zkjax.prove(alike)(sealed, d)
+    traced = trace_call(alike, (sealed, d))
+    program, output = traced.statement.program, traced.statement.program.outputs[0].var
+    assert not evaluate(program, [x, d])[output]
+    second = variables(traced, "argmax_bit")[-1]
+    values = evaluate(program, [x, d], changes={second: lambda v: 0 * v})
+    assert values[output]
+    with pytest.raises(ValueRangeError, match="'top_k'"):
+        program._check_lookups(values)
+
+
 def test_an_owner_that_may_be_merged_away_is_refused():
     builder = Builder()
     var = builder.input(0, (2, 3), "int8", "x")
